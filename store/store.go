@@ -34,6 +34,15 @@ type Meta struct {
 	CreatedAt time.Time  `json:"createdAt"`
 	UpdatedAt time.Time  `json:"updatedAt"`
 	DeletedAt *time.Time `json:"deletedAt,omitempty"` // soft delete: metadata stays, ciphertext is destroyed
+	CreatedBy string     `json:"createdBy,omitempty"` // id of the admin token that made it; empty for what `init` made
+	Creation  *Creation  `json:"creation,omitempty"`
+}
+
+// Creation remembers the request that made a record, when that carried an
+// Idempotency-Key, so that a repeated request finds the record instead of making a second.
+type Creation struct {
+	Key    string `json:"key"`    // hex SHA-256 of token, route and Idempotency-Key
+	Digest string `json:"digest"` // hex SHA-256 of the request's fields without its secrets
 }
 
 // Record is one of the record structs of this package.
@@ -147,6 +156,9 @@ var (
 	ErrNotFound = errors.New("store: no such record")
 	ErrConflict = errors.New("store: version conflict") // compare-and-swap lost
 	ErrClosed   = errors.New("store: closed")
+	// ErrFuture ends a Watch from a revision that the store has not reached, as
+	// after a restore from a backup: start again from 0.
+	ErrFuture = errors.New("store: revision lies ahead of the store")
 )
 
 // TakenError says that a unique name belongs to another record.
@@ -159,9 +171,15 @@ func (e *TakenError) Error() string { return "store: name taken: " + e.Name }
 type Write struct {
 	Record Record
 	// Expect is the version that the stored record must have; 0 for a create.
+	// Otherwise nothing is written: ErrConflict, or ErrNotFound without such a record.
 	Expect uint64
+	// IfRevision, when not 0, is the revision that the store must still be at,
+	// else ErrConflict: for a decision that rests on more than this record, as
+	// "no repository uses this connector".
+	IfRevision uint64
 	// Unique are the names the record holds after this write, e.g.
-	// "connector/<workspace>/<name>"; names it held before and does not list are released.
+	// "connector/<workspace>/<name>"; names it held before and does not list are
+	// released. A name that another record holds after the batch: *TakenError.
 	Unique []string
 }
 
@@ -192,7 +210,8 @@ type Store interface {
 	// Watch yields the newest state of every record changed after revision
 	// `from`, in revision order, then each change as it happens, until ctx ends
 	// or the store closes (both yield a last error). One revision's records are
-	// yielded together. A slow consumer sees newer states, never a gap.
+	// yielded together. A slow consumer sees newer states, never a gap, and holds
+	// up nobody else.
 	Watch(ctx context.Context, from uint64) iter.Seq2[[]Event, error]
 	// Revision is that of the last write.
 	Revision(ctx context.Context) (uint64, error)

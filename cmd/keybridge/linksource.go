@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+
+	"keybridge/keyshare/seal"
+	"keybridge/store"
+	"keybridge/xds/link"
+)
+
+// linkSource serves the store's sealed records to bridges. It stands here because
+// neither room may know the other: the feed carries no store type, the store no wire type.
+type linkSource struct{ store store.Store }
+
+func (s linkSource) Custody(ctx context.Context) (manifest, keyring []byte, err error) {
+	rec, err := s.store.Get(ctx, store.KindCustody, store.CustodyID)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := rec.(*store.Custody)
+	return c.Manifest, c.Keyring, nil
+}
+
+func (s linkSource) Revision(ctx context.Context) (uint64, error) { return s.store.Revision(ctx) }
+
+func (s linkSource) Watch(ctx context.Context, from uint64) iter.Seq2[link.Batch, error] {
+	return func(yield func(link.Batch, error) bool) {
+		for events, err := range s.store.Watch(ctx, from) {
+			batch := link.Batch{}
+			for _, e := range events {
+				batch.Revision = e.Revision
+				if r := linkRecord(e); r != nil {
+					batch.Records = append(batch.Records, r)
+				}
+			}
+			if !yield(batch, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// linkRecord is e as the feed carries it, nil when bridges do not need it. A
+// record that cannot be encoded is carried as deleted: it fails alone.
+func linkRecord(e store.Event) *link.Record {
+	meta := e.Record.Meta()
+	out := &link.Record{Id: meta.ID, Workspace: meta.Workspace, Revision: e.Revision}
+	var sealed *seal.Sealed
+	switch r := e.Record.(type) {
+	case *store.Credential:
+		out.Type, sealed = seal.TypeCredential, r.Sealed
+	case *store.Key:
+		out.Type, sealed = seal.TypeRepositoryKey, r.Sealed
+		out.Access = link.Access(link.Access_value[string(r.Access)])
+		if r.Disabled {
+			out.State = link.State_DISABLED
+		}
+		if r.ExpiresAt != nil {
+			out.Expires = r.ExpiresAt.Unix()
+		}
+	default:
+		return nil
+	}
+	if meta.DeletedAt != nil || sealed == nil {
+		out.State = link.State_DELETED
+		return out
+	}
+	raw, err := sealed.MarshalBinary()
+	if err != nil {
+		slog.Error("sealed record withheld", "type", out.Type, "record", out.Id, "error", err)
+		out.State = link.State_DELETED
+	}
+	out.Sealed = raw
+	return out
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"keybridge/envoy"
+	"keybridge/keyshare/lockedmem"
+)
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print versions, and whether key material is erased by runtime/secret",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			version := "devel"
+			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+				version = info.Main.Version
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "keybridge %s\ngo %s\nenvoy %s\nsecret erasure: %s\n",
+				version, runtime.Version(), envoy.Version, lockedmem.SecretMode())
+			return err
+		},
+	}
+}

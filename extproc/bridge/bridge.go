@@ -1,0 +1,340 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"keybridge/extproc"
+	"keybridge/extproc/grant"
+	"keybridge/keyshare/identity"
+	"keybridge/keyshare/lockedmem"
+	"keybridge/keyshare/quorum"
+	"keybridge/keyshare/seal"
+	"keybridge/keyshare/unseal"
+	"keybridge/xds"
+	"keybridge/xds/client"
+	"keybridge/xds/link"
+)
+
+// envoyNode names the bridge's one Envoy, and its group, to the ADS server.
+const envoyNode = "envoy"
+
+// retryEvery is the pause between attempts to reach the control plane.
+const retryEvery = time.Second
+
+// Config is what a bridge is assembled from.
+type Config struct {
+	Identity *identity.Identity
+	Trust    *identity.Trust // holds at least the manifest of the bridge's enrolment
+	Control  *grpc.ClientConn
+	Keepers  map[string]string // name in the manifest → host:port
+	Live     *grant.Live       // what the protocols read
+	// Protocols by listener, as extproc.NewServer takes them.
+	Protocols map[string]extproc.Protocol
+	// Dir holds the unix sockets for Envoy, ADSSocket and one for ext_proc; made 0700.
+	Dir       string
+	EnvoyUID  int // the only user that may connect to them
+	Endpoints seal.EndpointPolicy
+	// SystemRoots is the path of the CA bundle that Envoy verifies providers with.
+	SystemRoots string
+	// MaxStale is how long to serve the last-good state without the control plane.
+	MaxStale time.Duration
+	Logger   *slog.Logger
+}
+
+// State of a bridge; see the package comment.
+type State int32
+
+const (
+	Sealed State = iota
+	Unsealing
+	Syncing
+	Ready
+	Stale // the control plane has been away for longer than MaxStale
+	Purged
+)
+
+func (s State) String() string {
+	return [...]string{"sealed", "unsealing", "syncing", "ready", "stale", "purged"}[s]
+}
+
+// Bridge is one running bridge.
+type Bridge struct {
+	cfg     Config
+	arena   *lockedmem.Arena
+	records *records
+	ads     *xds.Server
+	extproc *extproc.Server
+	wake    chan struct{} // capacity 1: something that reconcile reads has changed
+
+	state    atomic.Int32
+	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
+
+	mu        sync.Mutex
+	resources *client.State // latest typed resources; nil before the first
+	keepers   map[string]quorum.KeeperReport
+	custody   string
+	problems  []string
+	keys      int
+}
+
+// New prepares a bridge; Run starts it.
+func New(cfg Config) (*Bridge, error) {
+	arena, err := lockedmem.NewArena()
+	if err != nil {
+		return nil, err
+	}
+	b := &Bridge{
+		cfg:     cfg,
+		arena:   arena,
+		extproc: extproc.NewServer(cfg.Protocols, extproc.Options{Logger: cfg.Logger}),
+		wake:    make(chan struct{}, 1),
+		keepers: map[string]quorum.KeeperReport{},
+	}
+	b.records = newRecords(arena, cfg.Logger, b.changed)
+	b.ads, err = xds.NewServer(xds.Config{
+		Types:     xds.EnvoyTypes(),
+		Authorize: func(context.Context) (node, group string, err error) { return envoyNode, envoyNode, nil },
+		Log:       cfg.Logger,
+	})
+	return b, err
+}
+
+// ADSSocket is the path, below Config.Dir, where a bridge is its Envoy's ADS server.
+func ADSSocket(dir string) string { return filepath.Join(dir, "ads.sock") }
+
+func (b *Bridge) extprocSocket() string { return filepath.Join(b.cfg.Dir, "extproc.sock") }
+
+func (b *Bridge) changed() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *Bridge) setState(s State) {
+	if old := State(b.state.Swap(int32(s))); old != s {
+		b.cfg.Logger.Info("bridge "+s.String(), "was", old.String())
+	}
+}
+
+// State is the bridge's state now.
+func (b *Bridge) State() State { return State(b.state.Load()) }
+
+// Run serves until ctx ends, then refuses everything, ends the streams that are
+// open with an error, and wipes all key material before it returns.
+func (b *Bridge) Run(ctx context.Context) error {
+	decisions, err := extproc.Listen(b.extprocSocket(), b.cfg.EnvoyUID)
+	if err != nil {
+		return err
+	}
+	config, err := extproc.Listen(ADSSocket(b.cfg.Dir), b.cfg.EnvoyUID)
+	if err != nil {
+		decisions.Close()
+		return err
+	}
+	ads := grpc.NewServer()
+	b.ads.Register(ads)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ads.Serve(config) })
+	g.Go(func() error { return b.extproc.Serve(ctx, decisions) })
+	g.Go(func() error { return b.watchResources(ctx) })
+	g.Go(func() error { return b.reconcileLoop(ctx) })
+	g.Go(func() error { return b.serveRecords(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		b.cfg.Live.Store(nil)
+		b.records.close()
+		b.ads.Close()
+		ads.Stop()
+		return nil
+	})
+	err = g.Wait()
+	b.arena.Purge()
+	lockedmem.Purge()
+	b.setState(Purged)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// serveRecords unseals, then follows the feed and opens what it brings.
+func (b *Bridge) serveRecords(ctx context.Context) error {
+	keyring, err := b.unseal(ctx)
+	if err != nil {
+		return err
+	}
+	defer keyring.Purge()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.openRecords(ctx, keyring) })
+	g.Go(func() error { return b.watchRecords(ctx) })
+	return g.Wait()
+}
+
+// watchResources follows the typed resources for ever.
+func (b *Bridge) watchResources(ctx context.Context) error {
+	return client.New(client.Config{
+		Conn: b.cfg.Control,
+		Node: b.cfg.Identity.Name(),
+		Log:  b.cfg.Logger,
+		On: func(s client.State) error {
+			b.mu.Lock()
+			b.resources = &s
+			b.mu.Unlock()
+			b.changed()
+			return nil
+		},
+	}).Run(ctx)
+}
+
+// unseal collects shares until the keyring opens, however long that takes.
+func (b *Bridge) unseal(ctx context.Context) (*unseal.Keyring, error) {
+	b.setState(Sealed)
+	for {
+		keyring, err := b.tryUnseal(ctx)
+		if err == nil {
+			b.note("")
+			return keyring, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		b.note(err.Error())
+		if !pause(ctx, retryEvery) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// note keeps why the bridge is still sealed, and logs it when it changes.
+func (b *Bridge) note(custody string) {
+	b.mu.Lock()
+	changed := b.custody != custody
+	b.custody = custody
+	b.mu.Unlock()
+	if changed && custody != "" {
+		b.cfg.Logger.Warn("not unsealed yet", "reason", custody)
+	}
+}
+
+func (b *Bridge) tryUnseal(ctx context.Context) (keyring *unseal.Keyring, err error) {
+	custody, err := link.NewLinkClient(b.cfg.Control).Custody(ctx, &link.CustodyRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("control plane: %w", err)
+	}
+	if _, err := b.cfg.Trust.Update(custody.Manifest); err != nil {
+		return nil, fmt.Errorf("manifest from the control plane: %w", err)
+	}
+	b.setState(Unsealing)
+	err = quorum.Unseal(ctx, quorum.Config{
+		Identity: b.cfg.Identity,
+		Trust:    b.cfg.Trust,
+		Keepers:  b.cfg.Keepers,
+		Reason:   "startup",
+		Report:   b.keeperReport,
+	}, func(u []byte) error {
+		// The trust may hold a newer manifest now, from a keeper: then this custody is stale and refused here.
+		m := b.cfg.Trust.Manifest()
+		if digest := unseal.Digest(custody.Keyring); string(digest[:]) != string(m.KeyringDigest) {
+			return fmt.Errorf("the keyring from the control plane is not the one that manifest epoch %d names (rolled back?)", m.Epoch)
+		}
+		keyring, err = unseal.OpenKeyring(u, custody.Keyring, m.Set, m.Epoch)
+		return err
+	})
+	return keyring, err
+}
+
+func (b *Bridge) keeperReport(r quorum.KeeperReport) {
+	b.mu.Lock()
+	old, known := b.keepers[r.Keeper]
+	b.keepers[r.Keeper] = r
+	b.mu.Unlock()
+	if !known || old != r {
+		b.cfg.Logger.Info("keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
+	}
+}
+
+// openRecords opens a window on the keyring for as long as there is work. An RSA
+// open keeps one core busy for ~3 ms, so there is one opener for each.
+func (b *Bridge) openRecords(ctx context.Context, k *unseal.Keyring) error {
+	for b.records.wait() {
+		err := k.Window(ctx, func(w *unseal.Window) error {
+			var openers sync.WaitGroup
+			for range runtime.GOMAXPROCS(0) {
+				openers.Go(func() { b.records.open(w) })
+			}
+			openers.Wait()
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("keyring: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// watchRecords follows the sealed-record feed for ever.
+func (b *Bridge) watchRecords(ctx context.Context) error {
+	b.setState(Syncing)
+	feed := link.NewLinkClient(b.cfg.Control)
+	var from uint64
+	for {
+		err := b.followOnce(ctx, feed, &from)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if b.linkDown.CompareAndSwap(0, time.Now().UnixNano()) {
+			b.cfg.Logger.Warn("control plane away; serving the last good state", "for", b.cfg.MaxStale, "error", err)
+			time.AfterFunc(b.cfg.MaxStale, b.changed)
+		}
+		if !pause(ctx, retryEvery) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uint64) error {
+	stream, err := feed.Watch(ctx, &link.WatchRequest{From: *from})
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		b.linkDown.Store(0)
+		b.records.apply(m)
+		*from = m.Revision
+	}
+}
+
+// stale says that the last-good state is too old to serve.
+func (b *Bridge) stale() bool {
+	down := b.linkDown.Load()
+	return down != 0 && time.Since(time.Unix(0, down)) >= b.cfg.MaxStale
+}
+
+// pause waits for d; false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,17 @@
+// Package bridge assembles the one process that holds plaintext: it collects the
+// unseal key from keepers, opens the sealed records of its workspaces into
+// locked memory, serves ext_proc to its Envoy, and is that Envoy's ADS server.
+//
+// A bridge is sealed until a threshold of keepers has released shares, then
+// unsealing, syncing (records and typed resources arrive) and ready. While it is
+// not ready every request is refused in its protocol's own words. A ready bridge
+// needs neither keepers nor, for Config.MaxStale, the control plane.
+//
+// What Envoy may reach is rendered from the bindings inside the records that
+// this bridge opened, never from a connector record alone: a connector that
+// names a host other than its credential's binding is left out and reported.
+//
+// Order on change: new clusters are pushed and ACKed by Envoy, then the index of
+// keys is swapped, then, after a drain, old clusters and credentials go. A
+// revocation needs no cluster and is swapped at once.
+package bridge

@@ -1,0 +1,308 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+
+	"keybridge/extproc/credential"
+	"keybridge/extproc/grant"
+	"keybridge/keyshare/seal"
+	"keybridge/xds/client"
+	configv1 "keybridge/xds/config/v1"
+	"keybridge/xds/link"
+	"keybridge/xds/translate"
+)
+
+const (
+	// settleAfter bounds the wait for Envoy's ACK of new clusters: without one, requests
+	// may be sent to a cluster that Envoy lacks, and get its 503. Less than retireAfter,
+	// because until then a connector that moved is served with its old credential.
+	settleAfter = 5 * time.Second
+	// drainAfter is how long a cluster that no connector uses stays: requests that
+	// were sent to it may still be running, and Envoy ends them with the cluster.
+	drainAfter = 30 * time.Second
+	// coalesce lets changes that belong together become one swap of the index.
+	coalesce = 5 * time.Millisecond
+)
+
+// cluster is one bound endpoint in Envoy.
+type cluster struct {
+	endpoint translate.Endpoint
+	settled  bool      // Envoy ACKed it, or had settleAfter to do so
+	unused   time.Time // since when no connector needs it; zero while one does
+}
+
+// bound is a connector and the endpoint that its credential is bound to.
+type bound struct {
+	grant.ConnectorInput
+	endpoint translate.Endpoint
+}
+
+// plan is what reconcile keeps between rounds; one goroutine owns it.
+type plan struct {
+	clusters   map[string]*cluster
+	connectors map[string]grant.ConnectorInput // as published, by id
+	rendered   *client.State                  // the resources that Envoy's configuration was last made from
+	// renderProblems are the endpoints and listeners that could not be rendered.
+	renderProblems []string
+	published      bool
+	settled        chan []string // clusters that awaitEnvoy has waited for
+}
+
+// reconcileLoop brings Envoy and the index in line with what has arrived.
+func (b *Bridge) reconcileLoop(ctx context.Context) error {
+	p := &plan{
+		clusters:   map[string]*cluster{},
+		connectors: map[string]grant.ConnectorInput{},
+		settled:    make(chan []string),
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case names := <-p.settled:
+			for _, n := range names {
+				if c := p.clusters[n]; c != nil {
+					c.settled = true
+				}
+			}
+		case <-b.wake:
+			if !pause(ctx, coalesce) {
+				return ctx.Err()
+			}
+		}
+		if err := b.reconcile(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
+func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
+	b.mu.Lock()
+	res := b.resources
+	b.mu.Unlock()
+	if res == nil {
+		return nil // Envoy keeps what it has
+	}
+	connectors, problems := b.bind(res.Connectors)
+	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
+		return err
+	}
+	if b.State() < Syncing || (!p.published && !b.records.settled()) {
+		return nil // never publish half of what is stored: a missing key would be called unknown
+	}
+	if b.stale() {
+		b.cfg.Live.Store(nil)
+		b.setState(Stale)
+		return nil
+	}
+
+	published := map[string]grant.ConnectorInput{}
+	for _, c := range connectors {
+		next := c.ConnectorInput
+		switch cl := p.clusters[c.Cluster]; {
+		case cl == nil: // not renderable: reported by pushEnvoy
+			continue
+		case cl.settled:
+		case !p.published:
+			return nil // the first index waits for Envoy
+		default:
+			old, ok := p.connectors[c.ID]
+			if !ok {
+				continue // appears with the ACK
+			}
+			next = old // moved, and Envoy does not know the new endpoint yet
+		}
+		published[next.ID] = next
+	}
+	index, bad := grant.Build(grant.Input{
+		Keys:         b.keyInputs(),
+		Repositories: repositoryInputs(res.Repositories),
+		Connectors:   slices.Collect(maps.Values(published)),
+	})
+	for _, q := range bad {
+		problems = append(problems, q.String())
+	}
+	b.cfg.Live.Store(index)
+	p.connectors, p.published = published, true
+	b.setState(Ready)
+	b.reportProblems(problems, index.Len())
+	return nil
+}
+
+// bind joins connectors with their opened credentials. The binding decides where
+// each may go; what contradicts it, or what the operator does not allow, is left out.
+func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems []string) {
+	opened := map[string]*credential.Credential{}
+	b.records.each(seal.TypeCredential, func(id string, rec *record) { opened[id] = rec.opened })
+	for _, c := range byName(in) {
+		next, err := b.bindOne(c, opened[c.CredentialId])
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("connector %s (%s): %v", c.Name, c.Id, err))
+			continue
+		}
+		out = append(out, next)
+	}
+	return out, problems
+}
+
+func (b *Bridge) bindOne(c *configv1.Connector, cred *credential.Credential) (bound, error) {
+	if cred == nil {
+		return bound{}, fmt.Errorf("its credential %s is not here or did not open", c.CredentialId)
+	}
+	to := cred.Binding()
+	if err := b.cfg.Endpoints.Check(seal.Endpoint{Scheme: to.Scheme, Host: to.Host, Port: to.Port}); err != nil {
+		return bound{}, err
+	}
+	if seal.CADigest(c.CaCertificates) != to.CA {
+		return bound{}, fmt.Errorf("its CA certificates are not those that its credential is bound to")
+	}
+	endpoint := translate.Endpoint{
+		Scheme: to.Scheme, Host: to.Host, Port: to.Port, CAPEM: c.CaCertificates,
+		HTTP2: to.Use == seal.UseOpenAI, // S3 servers speak HTTP/1.1
+	}
+	return bound{
+		endpoint: endpoint,
+		ConnectorInput: grant.ConnectorInput{
+			ID:                       c.Id,
+			Workspace:                c.Workspace,
+			Name:                     c.Name,
+			Provider:                 providers[c.Provider],
+			Bucket:                   c.Bucket,
+			Region:                   c.Region,
+			Cluster:                  endpoint.Cluster(),
+			AllowBucketConfiguration: c.AllowBucketConfiguration,
+			Credential:               cred,
+		},
+	}, nil
+}
+
+// byName puts resources in an order that does not change from round to round.
+func byName[T any](in map[string]T) []T {
+	out := make([]T, 0, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		out = append(out, in[name])
+	}
+	return out
+}
+
+var providers = map[configv1.Provider]grant.Provider{
+	configv1.Provider_PROVIDER_S3:     grant.ProviderS3,
+	configv1.Provider_PROVIDER_OPENAI: grant.ProviderOpenAI,
+	configv1.Provider_PROVIDER_OTHER:  grant.ProviderOther,
+}
+
+// pushEnvoy makes Envoy's configuration that of the wanted endpoints and of those that still drain.
+func (b *Bridge) pushEnvoy(ctx context.Context, p *plan, res *client.State, wanted []bound, problems *[]string) error {
+	now := time.Now()
+	changed := p.rendered != res
+	need := map[string]bool{}
+	var fresh []string
+	for _, w := range wanted {
+		name := w.Cluster
+		need[name] = true
+		if c := p.clusters[name]; c != nil {
+			c.unused = time.Time{}
+		} else {
+			p.clusters[name] = &cluster{endpoint: w.endpoint}
+			fresh = append(fresh, name)
+			changed = true
+		}
+	}
+	for name, c := range p.clusters {
+		switch {
+		case need[name]:
+		case c.unused.IsZero():
+			c.unused = now
+			time.AfterFunc(drainAfter, b.changed)
+		case now.Sub(c.unused) >= drainAfter:
+			delete(p.clusters, name)
+			changed = true
+		}
+	}
+	if !changed {
+		*problems = append(*problems, p.renderProblems...)
+		return nil
+	}
+	in := translate.Input{Listeners: byName(res.Listeners), ExtProcSocket: b.extprocSocket(), SystemRoots: b.cfg.SystemRoots}
+	for _, name := range slices.Sorted(maps.Keys(p.clusters)) {
+		in.Endpoints = append(in.Endpoints, p.clusters[name].endpoint)
+	}
+	out, bad := translate.Render(in)
+	p.renderProblems = nil
+	for _, q := range bad {
+		p.renderProblems = append(p.renderProblems, q.String())
+	}
+	*problems = append(*problems, p.renderProblems...)
+	for name := range p.clusters {
+		if out.CDS[name] == nil {
+			delete(p.clusters, name)
+		}
+	}
+	// Clusters before the routes and listeners that name them.
+	version, err := b.ads.Set(envoyNode, resource.ClusterType, out.CDS)
+	if err == nil {
+		_, err = b.ads.Set(envoyNode, resource.RouteType, out.RDS)
+	}
+	if err == nil {
+		_, err = b.ads.Set(envoyNode, resource.ListenerType, out.LDS)
+	}
+	if err != nil {
+		return fmt.Errorf("rendering for Envoy: %w", err)
+	}
+	p.rendered = res
+	if len(fresh) > 0 {
+		go b.awaitEnvoy(ctx, p.settled, version, fresh)
+	}
+	return nil
+}
+
+// awaitEnvoy reports clusters as settled once Envoy has accepted them.
+func (b *Bridge) awaitEnvoy(ctx context.Context, settled chan<- []string, version uint64, names []string) {
+	wait, cancel := context.WithTimeout(ctx, settleAfter)
+	defer cancel()
+	if err := b.ads.WaitAcked(wait, envoyNode, resource.ClusterType, version); err != nil && ctx.Err() == nil {
+		b.cfg.Logger.Warn("Envoy did not accept new clusters", "clusters", names, "error", err)
+	}
+	select {
+	case settled <- names:
+	case <-ctx.Done():
+	}
+}
+
+func (b *Bridge) keyInputs() (out []grant.KeyInput) {
+	b.records.each(seal.TypeRepositoryKey, func(id string, rec *record) {
+		in := grant.KeyInput{
+			ID: id, Workspace: rec.workspace, Access: accesses[rec.access],
+			Disabled: rec.state != link.State_ACTIVE, Credential: rec.opened,
+		}
+		if rec.expires != 0 {
+			in.Expires = time.Unix(rec.expires, 0)
+		}
+		out = append(out, in)
+	})
+	return out
+}
+
+var accesses = map[link.Access]grant.Access{
+	link.Access_READ:  grant.AccessRead,
+	link.Access_WRITE: grant.AccessWrite,
+	link.Access_ADMIN: grant.AccessAdmin,
+}
+
+func repositoryInputs(in map[string]*configv1.Repository) []grant.RepositoryInput {
+	out := make([]grant.RepositoryInput, 0, len(in))
+	for _, r := range in {
+		next := grant.RepositoryInput{ID: r.Id, Workspace: r.Workspace, Name: r.Name, Disabled: r.Disabled, AI: r.Ai}
+		for _, s := range r.Storage {
+			next.Storage = append(next.Storage, grant.StorageInput{Connector: s.ConnectorId, Folder: s.Folder})
+		}
+		out = append(out, next)
+	}
+	return out
+}

@@ -1,0 +1,149 @@
+package s3
+
+import (
+	"math/rand/v2"
+	"strconv"
+
+	"keybridge/extproc"
+)
+
+// failure is one way to refuse a request: code, status and message as in "Error
+// responses" of the Amazon S3 API Reference, and where that has none, as the service
+// answers. Nothing in a failure depends on what the key may not see.
+type failure struct {
+	code    string
+	status  int
+	message string
+	reason  string // for metrics and logs
+}
+
+var (
+	failSealed = failure{
+		"ServiceUnavailable", 503,
+		"This gateway is sealed or stopping and cannot serve requests now. Please try again later.", "sealed",
+	}
+	failAnonymous = failure{"AccessDenied", 403, "Access Denied", "anonymous"}
+	failPresigned = failure{
+		"NotImplemented", 501,
+		"Query-string authentication is not implemented. Sign the request in the Authorization header.", "presigned",
+	}
+	failForm = failure{
+		"NotImplemented", 501,
+		"Browser-based uploads with POST forms are not implemented.", "form",
+	}
+	failTwoMechanisms = failure{
+		"InvalidArgument", 400,
+		"Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified", "two_mechanisms",
+	}
+	failUnsupportedAuth = failure{"InvalidArgument", 400, "Unsupported Authorization Type", "unsupported_auth"}
+	failSigV2           = failure{
+		"InvalidRequest", 400,
+		"The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.", "sigv2",
+	}
+	failSigV4A = failure{
+		"NotImplemented", 501,
+		"AWS4-ECDSA-P256-SHA256 signatures are not implemented. Please use AWS4-HMAC-SHA256.", "sigv4a",
+	}
+	failMalformed  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed.", "malformed_auth"}
+	failScopeDate  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed; the credential date is not the same as that of X-Amz-Date.", "scope_date"}
+	failUnknownKey = failure{
+		"InvalidAccessKeyId", 403,
+		"The AWS Access Key Id you provided does not exist in our records.", "unknown_key",
+	}
+	failDate = failure{
+		"AccessDenied", 403,
+		"AWS authentication requires a valid Date or x-amz-date header", "no_date",
+	}
+	failSkew      = failure{"RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large.", "skew"}
+	failSignature = failure{
+		"SignatureDoesNotMatch", 403,
+		"The request signature we calculated does not match the signature you provided. Check your key and signing method.", "bad_signature",
+	}
+	failNotSigned   = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
+	failNoHash      = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
+	failHash        = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
+	failStreaming   = failure{"NotImplemented", 501, "Signed chunks are not implemented. Use UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or the sha256 of the payload.", "signed_chunks"}
+	failURI         = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
+	failRepeated    = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
+	failTooMany     = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}
+	failArgument    = failure{"InvalidArgument", 400, "A query parameter is missing or has an invalid value.", "argument"}
+	failHeader      = failure{"NotImplemented", 501, "A header you provided implies functionality that is not implemented.", "unknown_header"}
+	failParameter   = failure{"NotImplemented", 501, "A query parameter you provided implies functionality that is not implemented.", "unknown_parameter"}
+	failOperation   = failure{"NotImplemented", 501, "This operation is not implemented.", "unknown_operation"}
+	failCopy        = failure{"NotImplemented", 501, "Copying objects is not implemented.", "copy"}
+	failListBuckets = failure{"NotImplemented", 501, "Listing buckets is not implemented.", "list_buckets"}
+	failMethod      = failure{"MethodNotAllowed", 405, "The specified method is not allowed against this resource.", "method"}
+	failOwned       = failure{
+		"BucketAlreadyOwnedByYou", 409,
+		"Your previous request to create the named bucket succeeded and you already own it.", "bucket_owned",
+	}
+	failBucket    = failure{"AccessDenied", 403, "Access Denied", "foreign_bucket"}
+	failForbidden = failure{"AccessDenied", 403, "Access Denied", "forbidden"}
+)
+
+// maxResource bounds how much of a path an error repeats. A key has up to 1,024 bytes.
+const maxResource = 4 << 10
+
+// answer writes f as S3 does: XML, or nothing but the status for HEAD. Details are
+// further elements, name and value in turn.
+func (f *failure) answer(r *extproc.Request, details ...string) *extproc.Error {
+	var id [16]byte
+	n := rand.Uint64() //nolint:gosec // names an answer, protects nothing
+	for i := range id {
+		id[i] = "0123456789ABCDEF"[n>>(60-4*i)&15]
+	}
+	request := string(id[:])
+	e := &extproc.Error{
+		Status:      f.status,
+		ContentType: "application/xml",
+		Headers:     []extproc.Header{{Name: "x-amz-request-id", Value: request}},
+		Reason:      f.reason,
+	}
+	if r != nil && r.Method == "HEAD" {
+		return e
+	}
+	path := ""
+	if r != nil {
+		path, _, _ = cut(r.Path)
+		path = path[:min(len(path), maxResource)]
+	}
+	b := make([]byte, 0, 256+len(f.message)+len(path))
+	b = append(b, `<?xml version="1.0" encoding="UTF-8"?>`+"\n<Error><Code>"...)
+	b = append(append(b, f.code...), "</Code><Message>"...)
+	b = append(appendXML(b, f.message), "</Message>"...)
+	for i := 0; i+1 < len(details); i += 2 {
+		b = append(append(append(b, '<'), details[i]...), '>')
+		b = appendXML(b, details[i+1])
+		b = append(append(append(b, "</"...), details[i]...), '>')
+	}
+	b = append(appendXML(append(b, "<Resource>"...), path), "</Resource><RequestId>"...)
+	e.Body = append(append(b, request...), "</RequestId></Error>"...)
+	return e
+}
+
+// appendXML writes s as XML text. Bytes that a URI cannot have are not repeated.
+func appendXML(b []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '&':
+			b = append(b, "&amp;"...)
+		case c == '<':
+			b = append(b, "&lt;"...)
+		case c == '>':
+			b = append(b, "&gt;"...)
+		case c == '"':
+			b = append(b, "&quot;"...)
+		case c < ' ' || c >= 0x7f:
+			b = append(b, '?')
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+// skewed adds the elements by which a client can tell how wrong its clock is.
+func skewed(r *extproc.Request, sent, now string) *extproc.Error {
+	return failSkew.answer(r, "RequestTime", sent, "ServerTime", now,
+		"MaxAllowedSkewMilliseconds", strconv.FormatInt(maxSkew.Milliseconds(), 10))
+}

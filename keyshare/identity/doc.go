@@ -1,0 +1,25 @@
+// Package identity says who a Keybridge process is and decides who its peers are.
+//
+// Every process makes an Ed25519 key once (Create) and hands the operator an
+// Enrolment: role, name and public key, signed by that key. The operator compares
+// its fingerprint over a channel of their own and signs a manifest that lists it.
+// From then on a TLS peer is accepted because the SHA-256 of its
+// SubjectPublicKeyInfo is enrolled, in the role and under the name that is
+// expected, in the newest manifest; not because some CA signed a certificate.
+// There is no CA, hence no CA key to steal and no issuance to audit, and removal
+// from the manifest is revocation. Certificates are made in memory at start,
+// signed by the very key they carry, and are only an envelope: they name the peer
+// in a SPIFFE-style URI (spiffe://keybridge/<role>/<name>) for logs and tools, and
+// their dates and signatures decide nothing. The TLS handshake itself proves that
+// the peer has the private key (RFC 8446 §4.4.3, CertificateVerify).
+//
+// Trust holds the newest manifest that verified under the operator root, and never
+// goes back: an older one is refused, so a rolled-back store or a stale copy cannot
+// re-admit a removed peer to a process that has seen the removal. Peers are checked
+// at the handshake and again, by Trust.Peer, at each call, because a connection may
+// outlive its enrolment.
+//
+// What it does not promise: a process that has never seen a newer manifest trusts
+// the one it has. The root's public half must come from configuration; whoever
+// sets it decides everything.
+package identity

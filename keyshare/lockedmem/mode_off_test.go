@@ -1,0 +1,5 @@
+//go:build !(goexperiment.runtimesecret && linux && (amd64 || arm64))
+
+package lockedmem_test
+
+const wantMode = "none"

@@ -1,0 +1,97 @@
+package keyshare
+
+import (
+	"crypto/ed25519"
+	"time"
+)
+
+// ManifestFormat is the only manifest format that this program reads and writes.
+const ManifestFormat = 1
+
+// Manifest is what the operator signed: the share set in force and everyone who
+// takes part. Its JSON encoding by encoding/json is canonical; Verify accepts no
+// other spelling. Every digest called SPKI is the lower-case hex SHA-256 of a
+// DER SubjectPublicKeyInfo.
+type Manifest struct {
+	Format int `json:"format"`
+	// Version counts signed manifests, from 1. The highest is the newest.
+	Version uint64 `json:"version"`
+	// Set is the UUID of the share set; Epoch counts share sets, from 1.
+	Set   string `json:"set"`
+	Epoch uint64 `json:"epoch"`
+	// Threshold shares out of Shares recover U.
+	Threshold int `json:"threshold"`
+	Shares    int `json:"shares"`
+	// KeyringDigest is the SHA-256 of the wrapped keyring: a store cannot bring back an old one.
+	KeyringDigest []byte `json:"keyringDigest"`
+	// Check is CheckValue of U.
+	Check         []byte       `json:"check"`
+	Keepers       []Keeper     `json:"keepers"` // one per share
+	Bridges       []Bridge     `json:"bridges"`
+	ControlPlanes []Peer       `json:"controlPlanes"`
+	SealingKeys   []SealingKey `json:"sealingKeys"` // exactly one is current
+	CreatedAt     time.Time    `json:"createdAt"`   // UTC, whole seconds
+}
+
+// Keeper is an enrolled share holder.
+type Keeper struct {
+	Name string `json:"name"`
+	// X is the coordinate of its share, 1 to 255.
+	X    int    `json:"x"`
+	SPKI string `json:"spki"`
+	// ShareKey is the public half of the key derived from its share.
+	ShareKey ed25519.PublicKey `json:"shareKey"`
+}
+
+// Bridge is an enrolled bridge and the workspaces whose records it may have:
+// UUIDs in ascending order, or the one entry "*" for all.
+type Bridge struct {
+	Name       string   `json:"name"`
+	SPKI       string   `json:"spki"`
+	Workspaces []string `json:"workspaces"`
+}
+
+// Peer is an enrolled control plane.
+type Peer struct {
+	Name string `json:"name"`
+	SPKI string `json:"spki"`
+}
+
+// SealingKey is a public key that secrets are sealed to. The current one is used
+// for new records; the others are kept so that old records can be named.
+type SealingKey struct {
+	ID      string `json:"id"` // hex SHA-256 of the SPKI, as package seal names it
+	Suite   uint16 `json:"suite"`
+	PEM     string `json:"pem"`
+	Current bool   `json:"current"`
+}
+
+// Keeper finds an enrolled keeper by name.
+func (m *Manifest) Keeper(name string) (Keeper, bool) {
+	for _, k := range m.Keepers {
+		if k.Name == name {
+			return k, true
+		}
+	}
+	return Keeper{}, false
+}
+
+// CurrentSealingKey is the key that new secrets are sealed to. A verified
+// manifest has exactly one.
+func (m *Manifest) CurrentSealingKey() SealingKey {
+	for _, k := range m.SealingKeys {
+		if k.Current {
+			return k
+		}
+	}
+	return SealingKey{}
+}
+
+// ShareError says which keeper's share is wrong and why. It never carries any
+// byte of the share but x, which is public.
+type ShareError struct {
+	Keeper string
+	Reason string
+}
+
+func (e *ShareError) Error() string { return "share of keeper " + e.Keeper + ": " + e.Reason }

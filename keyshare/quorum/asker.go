@@ -1,0 +1,228 @@
+package quorum
+
+import (
+	"context"
+	"crypto/hpke"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"keybridge/keyshare"
+	"keybridge/keyshare/identity"
+	"keybridge/keyshare/keeper"
+	"keybridge/keyshare/lockedmem"
+)
+
+// asker asks one keeper until it has given its share.
+type asker struct {
+	cfg        *Config
+	arena      *lockedmem.Arena
+	name, addr string
+}
+
+// run asks, sends the answer, and pauses; after a good answer it rests until told
+// to ask again. It ends with ctx.
+func (a *asker) run(ctx context.Context, answers chan<- answer, again <-chan struct{}) {
+	pause := a.cfg.MinPause
+	for {
+		got := a.ask(ctx)
+		select {
+		case answers <- got:
+		case <-ctx.Done():
+			return // the arena is purged, share and all
+		}
+		var wake <-chan time.Time
+		if got.State != StateGood {
+			// Half of the pause at random, so that bridges that lost the same keeper
+			// do not come back to it in step.
+			wake = time.After(pause/2 + rand.N(pause/2+1)) //nolint:gosec // no secret depends on it
+			pause = min(2*pause, a.cfg.MaxPause)
+		}
+		select {
+		case <-wake:
+		case <-again:
+			pause = a.cfg.MinPause
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ask makes one request and names what came of it.
+func (a *asker) ask(ctx context.Context) answer {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
+	defer cancel()
+	m := a.cfg.Trust.Manifest()
+	got := answer{KeeperReport: KeeperReport{Keeper: a.name}, set: m.Set, epoch: m.Epoch}
+	k, ok := m.Keeper(a.name)
+	if !ok {
+		got.State, got.Detail = StateUnknown, "the manifest has no keeper of this name"
+		return got
+	}
+	got.share, got.err = a.release(ctx, m, k)
+	var shareError *keyshare.ShareError
+	var notGenuine *answerError
+	var notTrusted *untrustedError
+	switch {
+	case got.err == nil:
+		got.State = StateGood
+		return got
+	case errors.As(got.err, &shareError), errors.As(got.err, &notGenuine):
+		got.State = StateBad
+	case errors.As(got.err, &notTrusted):
+		got.State = StateUntrusted
+	case refusal(got.err):
+		got.State = StateRefused
+	default:
+		got.State = StateUnreachable
+	}
+	got.Detail = got.err.Error()
+	return got
+}
+
+// refusal says whether err is a keeper's considered answer, rather than the lack
+// of one. Codes that gRPC itself makes of a broken connection are not.
+func refusal(err error) bool {
+	switch status.Code(err) {
+	case codes.OK, codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
+		return false
+	}
+	return true
+}
+
+// answerError is an answer that no honest keeper gives.
+type answerError struct{ err error }
+
+func (e *answerError) Error() string { return e.err.Error() }
+func (e *answerError) Unwrap() error { return e.err }
+
+// untrustedError is a TLS peer that the manifest does not know as this keeper. It
+// is kept aside because gRPC reports a failed handshake as Unavailable, in text.
+type untrustedError struct{ err error }
+
+func (e *untrustedError) Error() string { return e.err.Error() }
+func (e *untrustedError) Unwrap() error { return e.err }
+
+// release runs the protocol of package keeper once, on a connection of its own, so
+// that one attempt is one handshake and nothing of gRPC's own reconnecting hides
+// what happened.
+func (a *asker) release(ctx context.Context, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
+	var handshake handshakeError
+	conn, err := grpc.NewClient(a.addr, grpc.WithTransportCredentials(credentials.NewTLS(handshake.watch(
+		identity.ClientTLS(a.cfg.Identity, a.cfg.Trust, identity.RoleKeeper, a.name)))), grpc.WithNoProxy())
+	if err != nil {
+		return lockedmem.Secret{}, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing is in flight any more
+	share, err := a.exchange(ctx, keeper.NewKeeperClient(conn), m, k)
+	if bad := handshake.get(); err != nil && bad != nil {
+		return lockedmem.Secret{}, &untrustedError{bad}
+	}
+	return share, err
+}
+
+func (a *asker) exchange(ctx context.Context, client keeper.KeeperClient, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
+	var none lockedmem.Secret
+	stream, err := client.Release(ctx)
+	if err != nil {
+		return none, err
+	}
+	res, err := stream.Recv()
+	if err != nil {
+		return none, err
+	}
+	// Made per request and never stored: an answer recorded today opens for nobody tomorrow.
+	var key hpke.PrivateKey
+	lockedmem.Do(func() { key, err = keyshare.NewRecipient() })
+	if err != nil {
+		return none, err
+	}
+	t := keeper.Transcript{
+		Nonce: res.GetChallenge().GetNonce(), Keeper: k.SPKI, Set: m.Set, Epoch: m.Epoch,
+		Recipient: key.PublicKey().Bytes(), Reason: a.cfg.Reason,
+	}
+	if err := t.Validate(); err != nil {
+		return none, &answerError{fmt.Errorf("no usable challenge: %w", err)}
+	}
+	if err := stream.Send(&keeper.ReleaseRequest{
+		Set: t.Set, Epoch: t.Epoch, Recipient: t.Recipient, Reason: t.Reason,
+		Signature: a.cfg.Identity.Sign(keeper.ReleaseDomain, t.Bytes()),
+	}); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv has the keeper's status
+		return none, err
+	}
+	if res, err = stream.Recv(); err != nil {
+		return none, err
+	}
+	if err := a.adopt(res.GetShare().GetManifest()); err != nil {
+		return none, err
+	}
+	if len(res.GetShare().GetSealed()) == 0 {
+		// A manifest without a share comes before a refusal.
+		if _, err := stream.Recv(); err != nil && !errors.Is(err, io.EOF) {
+			return none, err
+		}
+		return none, &answerError{errors.New("it sent neither share nor refusal")}
+	}
+	return a.open(m, key, &t, res.GetShare().GetSealed())
+}
+
+// adopt takes a newer manifest. One as old as ours or older says nothing; one that
+// does not verify means that this is no keeper to believe.
+func (a *asker) adopt(signed []byte) error {
+	if len(signed) == 0 {
+		return &answerError{errors.New("it sent no manifest")}
+	}
+	changed, err := a.cfg.Trust.Update(signed)
+	if err == nil || changed || errors.Is(err, identity.ErrStale) {
+		return nil // changed with an error: in force, but could not be saved
+	}
+	return &answerError{fmt.Errorf("its manifest: %w", err)}
+}
+
+func (a *asker) open(m *keyshare.Manifest, key hpke.PrivateKey, t *keeper.Transcript, sealed []byte) (share lockedmem.Secret, err error) {
+	lockedmem.Do(func() {
+		var b []byte
+		if b, err = keyshare.OpenShare(key, t.Bytes(), sealed); err != nil {
+			err = &keyshare.ShareError{Keeper: a.name, Reason: err.Error()}
+			return
+		}
+		defer lockedmem.Wipe(b)
+		if err = m.CheckShare(a.name, t.Set, t.Epoch, b); err == nil {
+			share, err = a.arena.Copy(b)
+		}
+	})
+	return share, err
+}
+
+// handshakeError remembers why the last handshake was refused on our side.
+type handshakeError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (h *handshakeError) watch(c *tls.Config) *tls.Config {
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		err := verify(cs)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.err = err
+		return err
+	}
+	return c
+}
+
+func (h *handshakeError) get() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}

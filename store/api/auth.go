@@ -1,0 +1,94 @@
+package api
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"keybridge/store"
+)
+
+// tokenPrefix lets scanners of leaked secrets recognise an admin token.
+const tokenPrefix = "kbt-"
+
+const (
+	upperDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	lowerDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
+	base62      = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	// secret256 is how many base62 characters carry 256 bits.
+	secret256 = 43
+)
+
+// NewToken makes an admin token and the record that recognises it, to be stored
+// with store.Put. Roles maps a workspace id, or "*" for all of them, to a role.
+func NewToken(name string, roles map[string]store.Access) (token string, rec *store.Token, err error) {
+	if err := checkName(name); err != nil {
+		return "", nil, err
+	}
+	if len(roles) == 0 {
+		return "", nil, errors.New("admin token: it has no role")
+	}
+	for workspace, role := range roles {
+		if id, ok := parseID(workspace); workspace != "*" && (!ok || id != workspace) {
+			return "", nil, fmt.Errorf("admin token: %q is neither a workspace id nor *", workspace)
+		}
+		if rank(role) == 0 {
+			return "", nil, fmt.Errorf("admin token: unknown role %q", role)
+		}
+	}
+	secret := append([]byte(tokenPrefix), random(base62, secret256)...)
+	defer clear(secret)
+	hash := sha256.Sum256(secret)
+	return string(secret), &store.Token{M: store.Meta{ID: uuid.NewString()}, Name: name, Hash: hash[:], Roles: roles}, nil
+}
+
+// authenticate finds the token of a request. All reasons for refusing look the same.
+func (s *server) authenticate(r *http.Request) (*store.Token, error) {
+	header := r.Header.Values("Authorization")
+	if len(header) != 1 {
+		return nil, errUnauthorized
+	}
+	scheme, token, _ := strings.Cut(header[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return nil, errUnauthorized
+	}
+	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
+	rec, err := s.Store.ByUnique(r.Context(), store.TokenName(hash[:]))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errUnauthorized
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, ok := rec.(*store.Token)
+	if !ok || subtle.ConstantTimeCompare(t.Hash, hash[:]) != 1 || t.M.DeletedAt != nil ||
+		t.ExpiresAt != nil && !s.Clock().Before(*t.ExpiresAt) {
+		return nil, errUnauthorized
+	}
+	return t, nil
+}
+
+// random returns n characters of an alphabet, each equally likely.
+func random(alphabet string, n int) []byte {
+	out := make([]byte, 0, n)
+	limit := 256 - 256%len(alphabet) // bytes from here on would favour the alphabet's beginning
+	var buf [64]byte
+	defer clear(buf[:])
+	for {
+		_, _ = rand.Read(buf[:]) // never fails: crypto/rand ends the process instead
+		for _, b := range buf {
+			if int(b) >= limit {
+				continue
+			}
+			if out = append(out, alphabet[int(b)%len(alphabet)]); len(out) == n {
+				return out
+			}
+		}
+	}
+}

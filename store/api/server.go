@@ -1,0 +1,214 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"keybridge/keyshare/seal"
+	"keybridge/store"
+)
+
+// Config is what the server needs from the control plane.
+type Config struct {
+	Store store.Store
+	// Seal returns the key that secrets are sealed to now.
+	Seal func() (*seal.PublicKey, error)
+	// Manifest returns the newest signed manifest (JSON) for callers who seal
+	// themselves; nil if there is none yet.
+	Manifest func() []byte
+	// Policy says which provider endpoints the operator allows.
+	Policy seal.EndpointPolicy
+	// Logger gets one line per request, without secrets. Default: none.
+	Logger *slog.Logger
+	// Clock is time.Now by default.
+	Clock func() time.Time
+}
+
+type server struct {
+	Config
+	mux *http.ServeMux
+	// writing is held while a request decides and writes; see commit.
+	writing chan struct{}
+}
+
+// New returns the admin API as one handler.
+func New(c Config) http.Handler {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1)}
+	for _, r := range routes {
+		s.mux.Handle(r.method+" "+r.path, s.handler(r))
+	}
+	return s
+}
+
+// route is one operation; handle answers what is sent as JSON with status 200.
+type route struct {
+	method, path string
+	open         bool // needs no token
+	handle       func(*server, *call) (any, error)
+}
+
+var routes = []route{
+	{"GET", "/health", true, (*server).health},
+	{"GET", "/openapi.yaml", true, nil},
+	{"GET", "/sealing-key", false, (*server).sealingKey},
+
+	{"POST", "/workspace", false, (*server).createWorkspace},
+	{"GET", "/workspace", false, (*server).listWorkspaces},
+	{"GET", "/workspace/{id}", false, (*server).getWorkspace},
+	{"PUT", "/workspace/{id}", false, (*server).updateWorkspace},
+	{"DELETE", "/workspace/{id}", false, (*server).deleteWorkspace},
+
+	{"POST", "/bucket", false, (*server).createBucket},
+	{"GET", "/bucket", false, (*server).listBuckets},
+	{"GET", "/bucket/available", false, (*server).availableBuckets},
+	{"PUT", "/bucket/{id}", false, (*server).updateBucket},
+	{"DELETE", "/bucket/{id}", false, (*server).deleteBucket},
+
+	{"POST", "/ai/llm", false, (*server).createLLM},
+	{"GET", "/ai/llm", false, (*server).listLLMs},
+	{"GET", "/ai/llm/available", false, (*server).availableLLMs},
+	{"PUT", "/ai/llm/{id}", false, (*server).updateLLM},
+	{"DELETE", "/ai/llm/{id}", false, (*server).deleteLLM},
+
+	{"POST", "/repo", false, (*server).createRepo},
+	{"GET", "/repo", false, (*server).listRepos},
+	{"PUT", "/repo/{id}", false, (*server).updateRepo},
+	{"DELETE", "/repo/{id}", false, (*server).deleteRepo},
+
+	{"POST", "/repo/{id}/apikey", false, (*server).createStorageKey},
+	{"GET", "/repo/{id}/apikey", false, (*server).listStorageKeys},
+	{"PUT", "/repo/{id}/apikey/{keyId}", false, (*server).updateStorageKey},
+	{"DELETE", "/repo/{id}/apikey/{keyId}", false, (*server).deleteStorageKey},
+
+	{"POST", "/repo/{id}/ai/apikey", false, (*server).createAIKey},
+	{"GET", "/repo/{id}/ai/apikey", false, (*server).listAIKeys},
+	{"PUT", "/repo/{id}/ai/apikey/{keyId}", false, (*server).updateAIKey},
+	{"DELETE", "/repo/{id}/ai/apikey/{keyId}", false, (*server).deleteAIKey},
+}
+
+func (s *server) handler(r route) http.Handler {
+	if r.handle == nil {
+		return http.HandlerFunc(serveOpenAPI)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		q := &call{Request: req, w: w}
+		answer, err := s.answer(r, q)
+		if err != nil {
+			s.fail(w, req, err)
+			return
+		}
+		if q.version != 0 {
+			w.Header().Set("ETag", fmt.Sprintf("%q", fmt.Sprint(q.version)))
+		}
+		if err := writeJSON(w, http.StatusOK, answer); err != nil {
+			s.fail(w, req, err)
+		}
+	})
+}
+
+func (s *server) answer(r route, q *call) (any, error) {
+	if !r.open {
+		token, err := s.authenticate(q.Request)
+		if err != nil {
+			return nil, err
+		}
+		q.token = token
+	}
+	return r.handle(s, q)
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := s.Clock()
+	rec := &recorder{ResponseWriter: w}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			s.panicked(rec, r, p)
+		}
+		s.logRequest(r, rec.status, s.Clock().Sub(start))
+	}()
+
+	_, pattern := s.mux.Handler(r)
+	if pattern == "" || path.Clean(r.URL.Path) != r.URL.Path {
+		// ServeMux would answer in plain text, or redirect a POST into a GET.
+		s.unmatched(rec, r)
+		return
+	}
+	s.mux.ServeHTTP(rec, r)
+}
+
+// unmatched answers 404, or 405 with the methods that the path has.
+func (s *server) unmatched(w http.ResponseWriter, r *http.Request) {
+	if path.Clean(r.URL.Path) == r.URL.Path {
+		probe := recorder{ResponseWriter: discard{http.Header{}}}
+		s.mux.ServeHTTP(&probe, r)
+		if probe.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", probe.Header().Get("Allow"))
+			s.fail(w, r, &failure{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "this path does not have that method"})
+			return
+		}
+	}
+	s.fail(w, r, &failure{http.StatusNotFound, "NOT_FOUND", "no such path"})
+}
+
+// panicked answers a request whose handler panicked. Of the panic only what
+// cannot hold request data is logged: the stack, and the text of a runtime error.
+func (s *server) panicked(rec *recorder, r *http.Request, p any) {
+	reason := fmt.Sprintf("%T", p)
+	var re runtime.Error
+	if err, ok := p.(error); ok && errors.As(err, &re) {
+		reason = re.Error()
+	}
+	s.Logger.LogAttrs(r.Context(), slog.LevelError, "panic in the admin API",
+		append(RequestAttrs(r), slog.String("panic", reason), slog.String("stack", string(debug.Stack())))...)
+	if rec.status == 0 {
+		s.fail(rec, r, &failure{http.StatusInternalServerError, "INTERNAL", "internal error"})
+	}
+}
+
+// recorder remembers the status for the log line.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController and MaxBytesReader reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// discard takes what ServeMux would have answered.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d discard) WriteHeader(int)             {}

@@ -1,0 +1,3 @@
+// Package storetest is the conformance suite of store.Store: every driver runs
+// it against the real thing.
+package storetest

@@ -1,0 +1,195 @@
+package translate
+
+import (
+	"encoding/json"
+	"strconv"
+
+	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
+	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
+	customv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	localv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/custom_response/local_response_policy/v3"
+	typematcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// answer is one error in the words of a protocol.
+type answer struct{ code, message string }
+
+func (a answer) body(p *protocol) string { return p.errorBody(a.code, a.message) }
+
+// reply are the answers of a protocol, by what went wrong.
+type reply struct {
+	unavailable answer         // the bridge is gone, or did not answer
+	provider    answer         // the provider is
+	redirect    answer         // the provider sent a redirect that is not passed on
+	byStatus    map[int]answer // Envoy refused the request itself
+	otherwise   answer
+}
+
+// s3Replies use codes of "Error responses", Amazon S3 API Reference.
+var s3Replies = reply{
+	unavailable: answer{"ServiceUnavailable", "The service is unable to handle this request now. Please try again."},
+	provider:    answer{"ServiceUnavailable", "The storage provider cannot be reached now. Please try again."},
+	byStatus: map[int]answer{
+		400: {"InvalidRequest", "The request is not well-formed HTTP."},
+		403: {"AccessDenied", "The request is not allowed here."},
+		408: {"RequestTimeout", "Your socket connection to the server was not read from or written to within the timeout period."},
+		413: {"EntityTooLarge", "The request is too large."},
+		431: {"RequestHeaderSectionTooLarge", "Your request header section exceeds the maximum allowed size."},
+	},
+	otherwise: answer{"InvalidRequest", "The request is not supported."},
+}
+
+// aiReplies use the types of "Error codes", OpenAI API documentation.
+var aiReplies = reply{
+	unavailable: answer{"service_unavailable", "The service is unable to handle this request now. Please try again."},
+	provider:    answer{"provider_unavailable", "The provider cannot be reached now. Please try again."},
+	redirect:    answer{"provider_redirect", "The provider answered with a redirect, which is not followed."},
+	byStatus: map[int]answer{
+		400: {"bad_request", "The request is not well-formed HTTP."},
+		403: {"forbidden", "The request is not allowed here."},
+		408: {"request_timeout", "The request was not received in time."},
+		413: {"request_too_large", "The request is too large."},
+		431: {"headers_too_large", "The request headers are too large."},
+	},
+	otherwise: answer{"invalid_request", "The request is not supported."},
+}
+
+// s3Error is an S3 error document. Codes and messages here need no escaping.
+func s3Error(code, message string) string {
+	return `<?xml version="1.0" encoding="UTF-8"?>` + "\n<Error><Code>" + code + "</Code><Message>" + message + "</Message></Error>"
+}
+
+// openAIError is an OpenAI error object.
+func openAIError(code, message string) string {
+	kind := "invalid_request_error"
+	switch code {
+	case "service_unavailable", "provider_unavailable", "provider_redirect":
+		kind = "server_error"
+	}
+	type body struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    string  `json:"code"`
+	}
+	b, err := json.Marshal(map[string]body{"error": {Message: message, Type: kind, Code: code}})
+	if err != nil {
+		panic("translate: " + err.Error()) // strings always marshal
+	}
+	return string(b)
+}
+
+// bridgeLost is true of answers that Envoy gives because its ext_proc stream
+// failed: their details begin so (ext_proc.cc, ErrorPrefix).
+const bridgeLost = `response.code_details.startsWith("ext_proc_error")`
+
+// refusedByEnvoy is true of the answers that carry no response flag but are
+// Envoy's own (StreamInfo::ResponseCodeDetailValues). What the bridge answers,
+// and the refusing route's answer, must pass as they are: neither has a flag,
+// nor any of these details.
+const refusedByEnvoy = `response.code_details in ["upgrade_failed", "request_header_timeout", "low_version", ` +
+	`"missing_host_header", "missing_path_rejected", "absolute_path_rejected", "path_normalization_failed", ` +
+	`"request_headers_too_large", "request_payload_too_large", "direct_response_body_too_large", ` +
+	`"stream_idle_timeout", "request_overall_timeout", "max_duration_timeout", "overload", "overload_error", ` +
+	`"internal_redirect", "invalid_envoy_request_headers", "filter_removed_required_request_headers", "admin_filter_response"]`
+
+// localReplies puts Envoy's own answers into the words of the protocol.
+func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
+	flagged := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{}, // any flag
+	}}
+	own := anyOf(flagged, expression(refusedByEnvoy))
+	c := &hcmv3.LocalReplyConfig{}
+	add := func(filter *accesslogv3.AccessLogFilter, status uint32, a answer) {
+		m := &hcmv3.ResponseMapper{
+			Filter: filter,
+			Body:   inline(a.body(p)),
+			BodyFormatOverride: &corev3.SubstitutionFormatString{
+				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline("%LOCAL_REPLY_BODY%")},
+				// Setting it here rather than as a header keeps it single.
+				ContentType: p.contentType,
+			},
+		}
+		if status != 0 {
+			m.StatusCode = wrapperspb.UInt32(status)
+		}
+		c.Mappers = append(c.Mappers, m)
+	}
+	add(expression(bridgeLost), 503, p.replies.unavailable)
+	add(allOf(own, statusIs(accesslogv3.ComparisonFilter_GE, 500)), 0, p.replies.provider)
+	for _, status := range []int{400, 403, 408, 413, 431} {
+		add(allOf(own, statusIs(accesslogv3.ComparisonFilter_EQ, uint32(status))), 0, p.replies.byStatus[status])
+	}
+	add(own, 0, p.replies.otherwise)
+	return c
+}
+
+func expression(cel string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{
+		ExtensionFilter: &accesslogv3.ExtensionFilter{
+			Name: "envoy.access_loggers.extension_filters.cel",
+			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{
+				TypedConfig: pack(&celv3.ExpressionFilter{Expression: cel}),
+			},
+		},
+	}}
+}
+
+func statusIs(op accesslogv3.ComparisonFilter_Op, status uint32) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
+		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
+			Op: op,
+			// The key is required, and names a runtime override that nobody sets.
+			Value: &corev3.RuntimeUInt32{DefaultValue: status, RuntimeKey: "keybridge.local_reply." + strconv.Itoa(int(status))},
+		}},
+	}}
+}
+
+func allOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{Filters: f}}}
+}
+
+func anyOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_OrFilter{OrFilter: &accesslogv3.OrFilter{Filters: f}}}
+}
+
+// refuseRedirects answers 502 where the provider answers 3xx: a client that
+// followed the redirect would take its repository key to another host.
+func refuseRedirects(p *protocol) *customv3.CustomResponse {
+	policy := &localv3.LocalResponsePolicy{
+		StatusCode:           wrapperspb.UInt32(502),
+		Body:                 inline(p.replies.redirect.body(p)),
+		ResponseHeadersToAdd: []*corev3.HeaderValueOption{contentType(p)},
+	}
+	return &customv3.CustomResponse{CustomResponseMatcher: &xdsmatcherv3.Matcher{
+		MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
+			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{
+				Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{
+					MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+						SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
+							Input: extension("3xx", &typematcherv3.HttpResponseStatusCodeClassMatchInput{}),
+							Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{
+								ValueMatch: &xdsmatcherv3.StringMatcher{
+									MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: "3xx"},
+								},
+							},
+						},
+					},
+				},
+				OnMatch: &xdsmatcherv3.Matcher_OnMatch{
+					OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: extension("refuse", policy)},
+				},
+			}},
+		}},
+	}}
+}
+
+func extension(name string, config proto.Message) *xdscorev3.TypedExtensionConfig {
+	return &xdscorev3.TypedExtensionConfig{Name: name, TypedConfig: pack(config)}
+}
