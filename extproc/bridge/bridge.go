@@ -29,8 +29,12 @@ import (
 // envoyNode names the bridge's one Envoy, and its group, to the ADS server.
 const envoyNode = "envoy"
 
-// retryEvery is the pause between attempts to reach the control plane.
-const retryEvery = time.Second
+const (
+	// retryEvery is the pause between attempts to reach the control plane.
+	retryEvery = time.Second
+	// maxKeeperPause bounds how long a keeper that has come back goes unnoticed.
+	maxKeeperPause = 3 * time.Second
+)
 
 // Config is what a bridge is assembled from.
 type Config struct {
@@ -243,6 +247,7 @@ func (b *Bridge) tryUnseal(ctx context.Context) (keyring *unseal.Keyring, err er
 		Trust:    b.cfg.Trust,
 		Keepers:  b.cfg.Keepers,
 		Reason:   "startup",
+		MaxPause: maxKeeperPause,
 		Report:   b.keeperReport,
 	}, func(u []byte) error {
 		// The trust may hold a newer manifest now, from a keeper: then this custody is stale and refused here.

@@ -89,11 +89,12 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 	if res == nil {
 		return nil // Envoy keeps what it has
 	}
+	settled := b.records.settled() // before reading them: what settles later comes with the next round
 	connectors, problems := b.bind(res.Connectors)
 	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
 		return err
 	}
-	if b.State() < Syncing || (!p.published && !b.records.settled()) {
+	if b.State() < Syncing || (!p.published && !settled) {
 		return nil // never publish half of what is stored: a missing key would be called unknown
 	}
 	if b.stale() {

@@ -62,6 +62,9 @@ func classify(name string) class {
 // stores obey their own beside x-amz-*. What Envoy owns is left to Envoy; trace ids
 // of AWS mean nothing.
 func classifyOther(name string) class {
+	if name == "" || (name[0] != 'x' && name[0] != 'c' && name[0] != 'p') {
+		return classPass
+	}
 	switch {
 	case name == "cookie", name == "proxy-authorization", strings.HasPrefix(name, "cf-"):
 		return classDrop
@@ -87,6 +90,55 @@ type marks [maxHeaders / 64]uint64
 func (m *marks) set(i int)      { m[i/64] |= 1 << (i % 64) }
 func (m *marks) has(i int) bool { return m[i/64]&(1<<(i%64)) != 0 }
 
+// found is what one pass over the header lines finds.
+type found struct {
+	authorization, date, payload single
+	config, unsupported          bool // a header of classConfig; one of classCopy or classUnknown
+	copying                      bool // the unsupported one is of classCopy
+	twoHosts                     bool // Host beside :authority
+}
+
+// single is a header that must not be repeated.
+type single struct {
+	value string
+	lines int
+}
+
+func (h *single) add(value string) { h.value, h.lines = value, h.lines+1 }
+
+// scan reads all header lines once.
+func (s *scratch) scan(headers []extproc.Header) {
+	f := &s.found
+	for i := range headers {
+		name := headers[i].Name
+		switch name {
+		case "authorization":
+			f.authorization.add(headers[i].Value)
+			continue
+		case "x-amz-date":
+			f.date.add(headers[i].Value)
+			continue
+		case "x-amz-content-sha256":
+			f.payload.add(headers[i].Value)
+			continue
+		case "host":
+			f.twoHosts = true
+			continue
+		}
+		switch classify(name) {
+		case classPass, classAmz:
+		case classConfig:
+			f.config = true
+		case classCopy:
+			f.unsupported, f.copying = true, true
+		case classUnknown:
+			f.unsupported = true
+		case classDrop:
+			s.drop = append(s.drop, name)
+		}
+	}
+}
+
 // span is one line of the canonical headers: name, ':', value, '\n'.
 type span struct{ from, name, to int }
 
@@ -100,23 +152,23 @@ func (s *scratch) appendSigned(r *extproc.Request, signed string) bool {
 		name, signed, more = strings.Cut(signed, ";")
 		from := len(s.request)
 		s.request = append(append(s.request, name...), ':')
-		found := false
+		there := false
 		if name == "host" {
 			s.request = appendTrimmed(s.request, r.Authority)
-			found = true
+			there = true
 		}
 		for i := range headers {
 			if headers[i].Name != name {
 				continue
 			}
-			if found {
+			if there {
 				s.request = append(s.request, ',')
 			}
 			s.request = appendTrimmed(s.request, headers[i].Value)
 			s.covered.set(i)
-			found = true
+			there = true
 		}
-		if !found {
+		if !there {
 			return false
 		}
 		s.request = append(s.request, '\n')
@@ -130,6 +182,9 @@ func (s *scratch) appendSigned(r *extproc.Request, signed string) bool {
 // appendTrimmed writes a header value without spaces around it and with single
 // spaces inside ("Create a canonical request", IAM User Guide).
 func appendTrimmed(b []byte, v string) []byte {
+	if strings.IndexByte(v, ' ') < 0 && strings.IndexByte(v, '\t') < 0 {
+		return append(b, v...)
+	}
 	v = strings.Trim(v, " \t")
 	for {
 		i := strings.Index(v, "  ")
@@ -139,17 +194,4 @@ func appendTrimmed(b []byte, v string) []byte {
 		b = append(b, v[:i+1]...)
 		v = strings.TrimLeft(v[i:], " ")
 	}
-}
-
-// once reads a header that may be there once.
-func once(r *extproc.Request, name string) (value string, ok bool) {
-	for _, h := range r.Headers() {
-		if h.Name == name {
-			if ok {
-				return "", false
-			}
-			value, ok = h.Value, true
-		}
-	}
-	return value, ok
 }

@@ -39,8 +39,15 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 	if index == nil {
 		return nil, failSealed.answer(r)
 	}
+	headers := r.Headers()
+	if len(headers) > maxHeaders {
+		return nil, failTooMany.answer(r)
+	}
+	s := scratches.Get().(*scratch)
+	defer s.release()
+	s.scan(headers)
 	// What costs little comes first: a flood of unknown keys must not slow good traffic.
-	a, f := authenticate(r)
+	a, f := s.authenticate(r)
 	if f != nil {
 		return nil, f.answer(r)
 	}
@@ -48,9 +55,7 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 	if key == nil || key.Use != grant.UseStorageKey || !key.Valid(now) {
 		return nil, failUnknownKey.answer(r)
 	}
-	s := scratches.Get().(*scratch)
-	defer s.release()
-	sent, f := s.date(&a, r)
+	sent, f := s.date(&a)
 	if f != nil {
 		return nil, f.answer(r)
 	}
@@ -73,10 +78,10 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 
 // authenticate reads the one Authorization header, or says which other way of
 // authentication was tried.
-func authenticate(r *extproc.Request) (a authorization, f *failure) {
+func (s *scratch) authenticate(r *extproc.Request) (a authorization, f *failure) {
 	_, query, _ := cut(r.Path)
 	inQuery := query != "" && queryAuth(query)
-	switch r.Values("authorization") {
+	switch s.found.authorization.lines {
 	case 0:
 		switch {
 		case inQuery:
@@ -89,7 +94,7 @@ func authenticate(r *extproc.Request) (a authorization, f *failure) {
 		if inQuery {
 			return a, &failTwoMechanisms
 		}
-		return parseAuthorization(r.Header("authorization"))
+		return parseAuthorization(s.found.authorization.value)
 	}
 	return a, &failTwoMechanisms
 }
@@ -136,7 +141,8 @@ type scratch struct {
 	same    bool   // path and query arrived in their canonical spelling
 	amz     []span // of the client's canonical headers
 	covered marks
-	payload string // x-amz-content-sha256
+	found   found
+	drop    []string // headers of classDrop
 	sum     [sha256.Size]byte
 	mac     [sha256.Size]byte
 	hex     [2 * sha256.Size]byte
@@ -151,25 +157,19 @@ func (s *scratch) release() {
 	if cap(s.request)+cap(s.forward)+cap(s.path)+cap(s.query.text) > maxKept {
 		s.request, s.forward, s.path, s.query.text = nil, nil, nil, nil
 	}
-	s.target, s.covered, s.payload, s.amz = target{}, marks{}, "", s.amz[:0]
+	clear(s.drop)
+	s.target, s.covered, s.found, s.amz, s.drop = target{}, marks{}, found{}, s.amz[:0], s.drop[:0]
 	scratches.Put(s)
 }
 
-// isoBasic is the form of x-amz-date.
-const isoBasic = "20060102T150405Z"
-
 // date reads x-amz-date and holds it against the credential scope. S3 takes a Date
 // header too; no signer of SigV4 at hand relies on that.
-func (*scratch) date(a *authorization, r *extproc.Request) (time.Time, *failure) {
-	value, ok := once(r, "x-amz-date")
-	if !ok || len(value) != len(isoBasic) {
-		return time.Time{}, &failDate
-	}
-	sent, err := time.Parse(isoBasic, value)
+func (s *scratch) date(a *authorization) (time.Time, *failure) {
+	sent, ok := parseDate(s.found.date.value)
 	switch {
-	case err != nil:
+	case !ok || s.found.date.lines != 1:
 		return time.Time{}, &failDate
-	case value[:8] != a.day:
+	case s.found.date.value[:8] != a.day:
 		return time.Time{}, &failScopeDate
 	}
 	return sent, nil
@@ -177,15 +177,11 @@ func (*scratch) date(a *authorization, r *extproc.Request) (time.Time, *failure)
 
 // verify checks the client's signature over the request as it arrived.
 func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request) *failure {
-	headers := r.Headers()
-	if len(headers) > maxHeaders {
-		return &failTooMany
-	}
-	if f := s.payloadHash(r); f != nil {
+	if f := s.payloadHash(); f != nil {
 		return f
 	}
-	if r.Values("host") > 0 {
-		return &failRepeated // beside :authority
+	if s.found.twoHosts {
+		return &failRepeated
 	}
 	path, query, _ := cut(r.Path)
 	var ok bool
@@ -200,14 +196,13 @@ func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request) *
 	if !s.appendSigned(r, a.signed) {
 		return &failSignature
 	}
-	if f := s.unsigned(headers); f != nil {
+	if f := s.unsigned(r.Headers()); f != nil {
 		return f
 	}
 	s.request = append(append(append(s.request, '\n'), a.signed...), '\n')
-	s.request = append(s.request, s.payload...)
-	date, _ := once(r, "x-amz-date")
+	s.request = append(s.request, s.found.payload.value...)
 	scope := credential.Scope{Day: a.day, Region: a.region, Service: "s3"}
-	if s.signature(key.Secret, s.request, scope, date, a.scope) != nil {
+	if s.signature(key.Secret, s.request, scope, s.found.date.value, a.scope) != nil {
 		return &failSealed
 	}
 	// The client's digits are compared, not decoded: parseAuthorization took only lower-case ones.
@@ -219,15 +214,14 @@ func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request) *
 }
 
 // payloadHash takes the forms whose body can pass as it is.
-func (s *scratch) payloadHash(r *extproc.Request) *failure {
-	value, ok := once(r, "x-amz-content-sha256")
+func (s *scratch) payloadHash() *failure {
+	value := s.found.payload.value
 	switch {
-	case !ok && r.Values("x-amz-content-sha256") > 1:
-		return &failRepeated
-	case !ok:
+	case s.found.payload.lines == 0:
 		return &failNoHash
+	case s.found.payload.lines > 1:
+		return &failRepeated
 	case value == "UNSIGNED-PAYLOAD", value == "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hexDigits(value, 64):
-		s.payload = value
 		return nil
 	case strings.HasPrefix(value, "STREAMING-"):
 		return &failStreaming
@@ -270,16 +264,11 @@ func (s *scratch) signature(c *credential.Credential, request []byte, scope cred
 
 // authorise finds the connector and checks what the key may do with it.
 func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connector, *failure) {
-	config := false
-	for _, h := range r.Headers() {
-		switch classify(h.Name) {
-		case classConfig:
-			config = true
-		case classCopy:
-			return nil, &failCopy
-		case classUnknown:
-			return nil, &failHeader
-		}
+	switch {
+	case s.found.copying:
+		return nil, &failCopy
+	case s.found.unsupported:
+		return nil, &failHeader
 	}
 	o, f := match(r.Method, &s.target, &s.query)
 	if f != nil {
@@ -289,7 +278,7 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 	switch {
 	case c == nil:
 		return nil, &failBucket
-	case (config || o.config) && (key.Access != grant.AccessAdmin || !c.AllowBucketConfiguration):
+	case (s.found.config || o.config) && (key.Access != grant.AccessAdmin || !c.AllowBucketConfiguration):
 		return nil, &failForbidden
 	case !o.config && key.Access&o.by == 0:
 		return nil, &failForbidden

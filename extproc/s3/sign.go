@@ -43,7 +43,7 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 		}
 	}
 	signed := b[names:]
-	b = append(append(b, '\n'), s.payload...)
+	b = append(append(b, '\n'), s.found.payload.value...)
 	s.forward = b
 	if s.signature(c.Credential, b, scope, date, scopeText) != nil {
 		return nil, &failSealed
@@ -53,11 +53,7 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 	d.SetBytes("authorization", []byte(algorithm+" Credential="), bytesOf(c.Credential.Binding().Key),
 		[]byte("/"), bytesOf(scopeText), []byte(",SignedHeaders="), signed, []byte(",Signature="), s.hex[:])
 	d.Set = append(d.Set, extproc.Header{Name: "x-amz-date", Value: date})
-	for _, h := range r.Headers() {
-		if classify(h.Name) == classDrop {
-			d.Remove = append(d.Remove, h.Name)
-		}
-	}
+	d.Remove = append(d.Remove, s.drop...)
 	return d, nil
 }
 
@@ -73,6 +69,3 @@ func (s *scratch) rewrite(d *extproc.Decision) {
 	}
 	d.Path = d.Bytes(bytesOf(s.target.uri), []byte("?"), s.query.append(nil))
 }
-
-// appendDate writes t as x-amz-date has it.
-func appendDate(b []byte, t time.Time) []byte { return t.UTC().AppendFormat(b, isoBasic) }

@@ -44,7 +44,7 @@ func TestEnclave(t *testing.T) {
 			wg.Wait()
 
 			mine := errors.New("mine")
-			if err := e.Open(func([]byte) error { return mine }); err != mine {
+			if err := e.Open(func([]byte) error { return mine }); !errors.Is(err, mine) {
 				t.Errorf("error of use: got %v", err)
 			}
 			e.Destroy()

@@ -74,24 +74,24 @@ func limitLocking(limit uint64) error {
 func childHarden() error {
 	locked, err := lockedmem.Harden(false)
 	if err != nil || !locked {
-		return fmt.Errorf("Harden: %v, %v", locked, err)
+		return fmt.Errorf("Harden: %v, error %w", locked, err)
 	}
 	if _, err := lockedmem.Harden(false); err != nil {
 		return fmt.Errorf("again: %w", err)
 	}
 	var core unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil || core.Cur != 0 || core.Max != 0 {
-		return fmt.Errorf("RLIMIT_CORE: %+v, %v", core, err)
+		return fmt.Errorf("RLIMIT_CORE: %+v, error %w", core, err)
 	}
 	if d, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || d != 0 {
-		return fmt.Errorf("PR_GET_DUMPABLE: %d, %v", d, err)
+		return fmt.Errorf("PR_GET_DUMPABLE: %d, error %w", d, err)
 	}
 	if cgo() {
 		return nil // then not all threads have it, as documented
 	}
 	threads, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(threads) == 0 {
-		return fmt.Errorf("no threads: %v", err)
+		return fmt.Errorf("no threads: error %w", err)
 	}
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
@@ -99,7 +99,7 @@ func childHarden() error {
 			continue // ended meanwhile
 		}
 		if err != nil || !bytes.Contains(status, []byte("NoNewPrivs:\t1\n")) {
-			return fmt.Errorf("%s lacks no_new_privs (%v)", thread, err)
+			return fmt.Errorf("%s lacks no_new_privs: error %w", thread, err)
 		}
 	}
 	return nil
@@ -121,11 +121,11 @@ func childRefused() error {
 	}
 	locked, err := lockedmem.Harden(false)
 	if err == nil || locked {
-		return fmt.Errorf("Harden: %v, %v", locked, err)
+		return fmt.Errorf("Harden: %v, error %w", locked, err)
 	}
 	for _, want := range []string{"RLIMIT_MEMLOCK is 64 KiB", "CAP_IPC_LOCK", "--allow-unlocked", "LimitMEMLOCK"} {
 		if !strings.Contains(err.Error(), want) {
-			return fmt.Errorf("%q does not say %q", err, want)
+			return fmt.Errorf("does not say %q: %w", want, err)
 		}
 	}
 	// Nor may what was not asked for permission fall back to plain memory, panic
@@ -150,7 +150,7 @@ func childUnlocked() error {
 		return err
 	}
 	if locked, err := lockedmem.Harden(true); err != nil || locked {
-		return fmt.Errorf("Harden: %v, %v", locked, err)
+		return fmt.Errorf("Harden: %v, error %w", locked, err)
 	}
 	a, err := lockedmem.NewArena()
 	if err != nil {
@@ -158,10 +158,10 @@ func childUnlocked() error {
 	}
 	s, err := a.Copy([]byte("arena"))
 	if err != nil || string(s.Bytes()) != "arena" {
-		return fmt.Errorf("Copy: %q, %v", s.Bytes(), err)
+		return fmt.Errorf("Copy: %q, %w", s.Bytes(), err)
 	}
 	if flags, err := vmFlags(s.Bytes()); err != nil || !strings.Contains(flags, " dd ") {
-		return fmt.Errorf("plain memory can be dumped: flags %q, %v", flags, err)
+		return fmt.Errorf("plain memory can be dumped: flags %q, %w", flags, err)
 	}
 	e, err := lockedmem.NewEnclave([]byte("enclave"))
 	if err != nil {
@@ -172,7 +172,7 @@ func childUnlocked() error {
 	}
 	e.Destroy()
 	if err := checkEnclave(e, ""); !errors.Is(err, lockedmem.ErrPurged) {
-		return fmt.Errorf("destroyed enclave: %v", err)
+		return fmt.Errorf("destroyed enclave: %w", err)
 	}
 	view := s.Bytes()
 	lockedmem.Purge()
@@ -243,7 +243,7 @@ func childExhaustedUnlocked() error {
 		return err
 	}
 	if locked, err := lockedmem.Harden(true); err != nil || !locked {
-		return fmt.Errorf("Harden: %v, %v", locked, err)
+		return fmt.Errorf("Harden: %v, error %w", locked, err)
 	}
 	a, err := lockedmem.NewArena()
 	if err != nil {
@@ -269,7 +269,7 @@ func childPurge() error {
 		return err
 	}
 	if flags, err := vmFlags(s.Bytes()); err != nil || !strings.Contains(flags, " lo ") || !strings.Contains(flags, " dd ") {
-		return fmt.Errorf("memory is not locked, or can be dumped: flags %q, %v", flags, err)
+		return fmt.Errorf("memory is not locked, or can be dumped: flags %q, %w", flags, err)
 	}
 	e, err := lockedmem.NewEnclave([]byte("enclave"))
 	if err != nil {
@@ -281,7 +281,7 @@ func childPurge() error {
 		return errors.New("the secret survived")
 	}
 	if err := checkEnclave(e, ""); !errors.Is(err, lockedmem.ErrPurged) {
-		return fmt.Errorf("enclave: %v", err)
+		return fmt.Errorf("enclave: %w", err)
 	}
 	return nil
 }

@@ -98,7 +98,8 @@ func Digest(wrapped []byte) [32]byte { return sha256.Sum256(wrapped) }
 
 // OpenKeyring unwraps a keyring with the unseal key u and checks all its keys. A
 // keyring that does not open is [ErrKeyring]. The caller wipes u, at once: the
-// keyring does not need it any more.
+// keyring does not need it any more. What AES derived from u, in a heap object
+// of Do, is erased with the first window's collection.
 func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) {
 	if err := checkArguments(set, u); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"keybridge/keyshare/seal"
@@ -29,15 +30,14 @@ const (
 // connectorForm is what the bodies of POST and PUT /bucket and /ai/llm have in
 // common; empty fields are absent.
 type connectorForm struct {
-	workspace, id               string
-	name, typ                   string
-	bucket, region, endpoint    string
-	ca, key                     string
-	allowBucketConfiguration    *bool
-	secret                      secretText
-	sealed                      *seal.Sealed
-	creation                    *store.Creation
-	credentialID, unimplemented string
+	workspace, id            string
+	name, typ                string
+	bucket, region, endpoint string
+	ca, key                  string
+	allowBucketConfiguration *bool
+	secret                   secretText
+	sealed                   *seal.Sealed
+	creation                 *store.Creation
 }
 
 func (f *connectorForm) wipe() { f.secret.wipe() }
@@ -59,7 +59,7 @@ func readForm(q *call, b *body) *connectorForm {
 		if f.secret != nil {
 			b.fail("secret", "comes with sealedSecret; send one of them")
 		}
-		if f.id == "" && q.Method == "POST" {
+		if f.id == "" && q.Method == http.MethodPost {
 			b.fail("id", "is required with sealedSecret: it is part of what is sealed")
 		}
 	}
@@ -138,18 +138,17 @@ func (s *server) sealSecret(f *connectorForm, h seal.Header, e seal.Endpoint) (*
 		return nil, badField("endpoint", "%v", err)
 	}
 	if err := h.Validate(); err != nil {
-		return nil, &failure{400, "INVALID_FIELD", err.Error()}
+		return nil, &failure{http.StatusBadRequest, "INVALID_FIELD", err.Error()}
 	}
-	pub, err := s.Seal()
+	pub, err := s.currentKey()
 	if err != nil {
-		s.Logger.Error("no sealing key", "error", err)
-		return nil, &failure{503, "NO_SEALING_KEY", "there is no sealing key to seal the secret to"}
+		return nil, err
 	}
 	if f.sealed == nil {
 		return seal.Seal(pub, h, f.secret)
 	}
 	if field := headerDifference(f.sealed.Header, h); field != "" {
-		return nil, &failure{400, "SEALED_MISMATCH", "sealedSecret: " + field + " is not what this request asks for"}
+		return nil, &failure{http.StatusBadRequest, "SEALED_MISMATCH", "sealedSecret: " + field + " is not what this request asks for"}
 	}
 	if f.sealed.Key.KeyID != pub.ID() {
 		return nil, conflict("SEALING_KEY_CHANGED", "sealedSecret: it is sealed to another key than GET /sealing-key names now")
@@ -286,7 +285,7 @@ func (s *server) updateConnector(q *call, f *connectorForm, storage bool) (strin
 			return []store.Write{store.Put(c)}, nil
 		}
 		header := old
-		header.Version, header.Binding = old.Version+1, binding
+		header.Format, header.Version, header.Binding = seal.Format, old.Version+1, binding
 		if cred.Sealed, err = s.sealSecret(f, header, endpoint); err != nil {
 			return nil, err
 		}
@@ -411,8 +410,9 @@ func checkConnectorName(c *store.Connector) error {
 	return nil
 }
 
-func only(s string, letters string) bool {
-	return strings.Trim(s, letters) == "" || !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(letters, r) })
+// only reports whether s has no other characters than letters.
+func only(s, letters string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(letters, r) })
 }
 
 func checkRegion(region string) error {
@@ -460,7 +460,8 @@ func checkCA(bundle, scheme string) error {
 		return bad("is too large")
 	}
 	rest := []byte(strings.TrimSpace(bundle))
-	for len(rest) > 0 {
+	// pem.Decode skips a block that it cannot read; OpenSSL and BoringSSL fail on it.
+	for blocks := strings.Count(bundle, "-----BEGIN "); len(rest) > 0 || blocks != 0; blocks-- {
 		if !strings.HasPrefix(string(rest), "-----BEGIN CERTIFICATE-----") {
 			return bad("must hold PEM certificates and nothing else")
 		}

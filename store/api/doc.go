@@ -7,8 +7,9 @@
 //   - A provider secret that is posted in clear is sealed before anything is
 //     stored, and its bytes are overwritten once the request is answered; one that
 //     is posted sealed is compared with the request field by field and never
-//     seen. The server can open neither. (Buffers of net/http and TLS are out of
-//     its reach: callers who mind seal before they send, as package client does.)
+//     seen. The server can open neither. (Buffers of encoding/json, net/http and TLS
+//     are out of its reach: callers who mind seal before they send, as package
+//     client does.)
 //   - The secret of a repository key leaves in the response that creates the key
 //     and never again: not from a list, not for a repeated Idempotency-Key.
 //   - No response holds ciphertext, no log line a header, a query or a body.

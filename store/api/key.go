@@ -19,6 +19,8 @@ type keyAnswer struct {
 	Secret  issued `json:"secret"`
 }
 
+func (a *keyAnswer) wipe() { clear(a.Secret) }
+
 // keyForm is the body of a request that makes or changes a repository key.
 type keyForm struct {
 	name     string
@@ -59,10 +61,9 @@ func (s *server) issueKey(q *call, f *keyForm) (*keyAnswer, error) {
 		if f.expires != nil && !f.expires.After(s.Clock()) {
 			return nil, badField("expiresAt", "has passed")
 		}
-		pub, err := s.Seal()
+		pub, err := s.currentKey()
 		if err != nil {
-			s.Logger.Error("no sealing key", "error", err)
-			return nil, &failure{503, "NO_SEALING_KEY", "there is no sealing key to seal the secret to"}
+			return nil, err
 		}
 		k := &store.Key{
 			M: newMeta(q, "", r.M.Workspace, f.creation), Name: f.name, Repository: r.M.ID, Type: f.typ, Key: id, Access: f.access, ExpiresAt: f.expires,

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+
+	"keybridge/keyshare/seal"
 )
 
 //go:embed openapi.yaml
@@ -24,15 +26,24 @@ func (s *server) health(q *call) (any, error) {
 	}{"ok"}, nil
 }
 
+// currentKey is the key that secrets are sealed to.
+func (s *server) currentKey() (*seal.PublicKey, error) {
+	pub, err := s.Seal()
+	if err != nil {
+		s.Logger.Error("no sealing key", "error", err)
+		return nil, &failure{http.StatusServiceUnavailable, "NO_SEALING_KEY", "there is no key to seal secrets to"}
+	}
+	return pub, nil
+}
+
 // sealingKey gives callers what they need to seal themselves. They trust it only
 // after checking that the manifest is signed by the operator root that they pin
 // and names this key; the default endpoints are for display, since a caller binds
 // a secret to an endpoint of its own choice.
 func (s *server) sealingKey(*call) (any, error) {
-	pub, err := s.Seal()
+	pub, err := s.currentKey()
 	if err != nil {
-		s.Logger.Error("no sealing key", "error", err)
-		return nil, &failure{http.StatusServiceUnavailable, "NO_SEALING_KEY", "there is no sealing key yet"}
+		return nil, err
 	}
 	var manifest json.RawMessage // null without one
 	if s.Manifest != nil {

@@ -112,6 +112,9 @@ func (s *server) handler(r route) http.Handler {
 		if q.version != 0 {
 			w.Header().Set("ETag", fmt.Sprintf("%q", fmt.Sprint(q.version)))
 		}
+		if a, ok := answer.(*keyAnswer); ok {
+			defer a.wipe()
+		}
 		if err := writeJSON(w, http.StatusOK, answer); err != nil {
 			s.fail(w, req, err)
 		}
@@ -203,7 +206,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Unwrap lets http.ResponseController and MaxBytesReader reach the connection.
+// Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // discard takes what ServeMux would have answered.

@@ -1,11 +1,15 @@
 package translate_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -64,6 +68,8 @@ const get = "GET /bucket/key HTTP/1.1\r\nHost: x\r\n\r\n"
 func TestFailsClosed(t *testing.T) {
 	up := startProvider(t, "")
 	b := startBridge(t, up.Endpoint)
+	late := make(chan struct{})
+	t.Cleanup(sync.OnceFunc(func() { close(late) }))
 	for name, p := range protocols {
 		t.Run(name, func(t *testing.T) {
 			b.t = t
@@ -77,6 +83,13 @@ func TestFailsClosed(t *testing.T) {
 				},
 				"wrong kind of answer": func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
 					return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ResponseHeaders{}}, nil
+				},
+				"header that Envoy keeps for itself": func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+					return headersResponse(pair{"x-keybridge-cluster", up.Cluster()}, pair{"x-envoy-retry-on", "5xx"}), nil
+				},
+				"no answer in time": func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+					<-late
+					return headersResponse(pair{"x-keybridge-cluster", up.Cluster()}), nil
 				},
 			} {
 				t.Run(name, func(t *testing.T) {
@@ -141,5 +154,209 @@ func TestImmediateResponsePasses(t *testing.T) {
 		if resp.StatusCode != int(status) || body != "the bridge's words" || resp.Header.Get("Content-Type") != "application/x-bridge" {
 			t.Errorf("status %d: got %d %q %q", status, resp.StatusCode, resp.Header["Content-Type"], body)
 		}
+	}
+}
+
+func TestForwardsWhatClientSent(t *testing.T) {
+	up := startProvider(t, "")
+	b := startBridge(t, up.Endpoint)
+	for name, path := range map[string]string{
+		"double slash":       "/bucket//a//b",
+		"dots":               "/bucket/./a/../b/.",
+		"leading dots":       "/../bucket/a",
+		"escaped slash":      "/bucket/a%2Fb%2f%5C",
+		"escaped dots":       "/bucket/%2e%2E/a",
+		"query":              "/bucket/a?list-type=2&prefix=a%2Fb&x&y=",
+		"plus and specials":  "/bucket/a+b%20c;d,e:f@g!$'()*~",
+		"non-ASCII, escaped": "/bucket/%C3%A4",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.t = t
+			seen := ""
+			b.onHeaders(func(a string, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+				seen, _ = header(h, ":path")
+				return forwardTo(up.Endpoint)(a, h)
+			})
+			before := len(up.requests())
+			resp, body := b.send(configv1.Protocol_S3, "GET "+path+" HTTP/1.1\r\nHost: x:9\r\n\r\n")
+			if resp.StatusCode != 200 || body != "ok" {
+				t.Fatalf("got %d %q", resp.StatusCode, body)
+			}
+			if seen != path {
+				t.Errorf("the bridge saw %q, want %q", seen, path)
+			}
+			heads := up.requests()[before:]
+			if len(heads) != 1 || !strings.HasPrefix(heads[0], "GET "+path+" HTTP/1.1\r\n") {
+				t.Errorf("the provider saw %q, want path %q", heads, path)
+			}
+		})
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	up := startProvider(t, "")
+	b := startBridge(t, up.Endpoint)
+	var seen map[string][]string
+	b.onHeaders(func(a string, h *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+		seen = make(map[string][]string)
+		for _, v := range h.GetHeaders().GetHeaders() {
+			seen[v.GetKey()] = append(seen[v.GetKey()], string(v.GetRawValue()))
+		}
+		return forwardTo(up.Endpoint)(a, h)
+	})
+	resp, _ := b.send(configv1.Protocol_S3, "PUT /b/k HTTP/1.1\r\nHost: signed.example:8080\r\nAuthorization: secret\r\n"+
+		"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nVia: 1.1 mine\r\n"+
+		"x-amz-meta-under_score: a\r\nX-Amz-Meta-List: a\r\nX-Amz-Meta-List: b\r\nx-envoy-max-retries: 3\r\n"+
+		"User-Agent: test\r\nAccept-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello")
+	if got := resp.Header.Get("Server"); got != "provider" {
+		t.Errorf("server header %q, want the provider's", got)
+	}
+	for name := range resp.Header {
+		if strings.HasPrefix(name, "X-") {
+			t.Errorf("the response got header %s", name)
+		}
+	}
+	for name, want := range map[string]string{
+		":authority":             "signed.example:8080",
+		"x-forwarded-for":        "127.0.0.1",
+		"x-forwarded-proto":      "https",
+		"x-request-id":           "mine",
+		"via":                    "1.1 mine",
+		"x-amz-meta-under_score": "a",
+		"user-agent":             "test",
+		"accept-encoding":        "gzip",
+		"content-length":         "5",
+		"x-amz-meta-list":        "a b",
+	} {
+		if got := strings.Join(seen[name], " "); got != want {
+			t.Errorf("the bridge saw %s %q, want %q", name, got, want)
+		}
+	}
+	heads := up.requests()
+	if len(heads) != 1 {
+		t.Fatalf("the provider saw %d requests", len(heads))
+	}
+	head := strings.ToLower(heads[0])
+	for _, want := range []string{"\r\ncontent-length: 5\r\n", "\r\nx-forwarded-for: 127.0.0.1\r\n", "\r\nx-request-id: mine\r\n"} {
+		if !strings.Contains(head, want) {
+			t.Errorf("the provider did not see %q in %q", want, head)
+		}
+	}
+	for _, not := range []string{"x-keybridge", "x-envoy", "x-forwarded-proto", "secret", "transfer-encoding", "signed.example"} {
+		if strings.Contains(head, not) {
+			t.Errorf("the provider saw %q in %q", not, head)
+		}
+	}
+
+	// What the SDKs of AI providers send a lot of is not worth a copy per request.
+	b.send(configv1.Protocol_AI, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n"+
+		"User-Agent: test\r\nX-Stainless-Lang: go\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+	for _, name := range []string{"authorization", "content-type", ":path", ":method"} {
+		if len(seen[name]) != 1 {
+			t.Errorf("the bridge saw %s %q", name, seen[name])
+		}
+	}
+	for _, name := range []string{"user-agent", "x-stainless-lang"} {
+		if len(seen[name]) != 0 {
+			t.Errorf("the bridge saw %s", name)
+		}
+	}
+	if head := up.requests()[1]; !strings.Contains(head, "x-stainless-lang: go\r\n") {
+		t.Errorf("the provider did not see all headers: %q", head)
+	}
+}
+
+// One provider error is one provider call: a repeated chat is billed twice.
+func TestNoRetries(t *testing.T) {
+	up := startProvider(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
+	b := startBridge(t, up.Endpoint)
+	b.onHeaders(forwardTo(up.Endpoint))
+	resp, body := b.send(configv1.Protocol_AI, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-envoy-retry-on: 5xx\r\n"+
+		"x-envoy-max-retries: 3\r\nX-Forwarded-For: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}")
+	if resp.StatusCode != 503 || body != "busy" {
+		t.Errorf("got %d %q, want the provider's answer", resp.StatusCode, body)
+	}
+	if n := len(up.requests()); n != 1 {
+		t.Errorf("the provider was called %d times", n)
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	up := startProvider(t, "HTTP/1.1 307 Temporary Redirect\r\nLocation: https://elsewhere.example/\r\nContent-Length: 4\r\n\r\nmove")
+	b := startBridge(t, up.Endpoint)
+	b.onHeaders(forwardTo(up.Endpoint))
+	resp, body := b.send(configv1.Protocol_AI, get)
+	wantError(t, configv1.Protocol_AI, resp, body, 502, "provider_redirect")
+	if got := resp.Header.Get("Location"); got != "" {
+		t.Errorf("location %q passed", got)
+	}
+	resp, body = b.send(configv1.Protocol_S3, get)
+	if resp.StatusCode != 307 || body != "move" {
+		t.Errorf("S3: got %d %q, want the provider's answer", resp.StatusCode, body)
+	}
+}
+
+// A refused request must not be asked for its body.
+func TestExpectContinue(t *testing.T) {
+	up := startProvider(t, "")
+	b := startBridge(t, up.Endpoint)
+	put := "PUT /b/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+
+	b.onHeaders(func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
+		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ImmediateResponse{
+			ImmediateResponse: &extprocv3.ImmediateResponse{Status: &typev3.HttpStatus{Code: 403}, Body: []byte("no")},
+		}}, nil
+	})
+	if resp, _ := b.send(configv1.Protocol_S3, put); resp.StatusCode != 403 {
+		t.Errorf("first status %d, want 403", resp.StatusCode)
+	}
+
+	b.onHeaders(forwardTo(up.Endpoint))
+	c, err := net.Dial("tcp", b.listen[configv1.Protocol_S3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, put); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(c)
+	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	if _, err := r.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "hi"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 200 OK\r\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+}
+
+func TestEnvoysOwnRefusals(t *testing.T) {
+	b := startBridge(t)
+	b.onHeaders(func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) { return nil, nil })
+	for name, c := range map[string]struct {
+		raw    string
+		status int
+		s3, ai string
+	}{
+		"no host":       {"GET / HTTP/1.1\r\n\r\n", 400, "InvalidRequest", "bad_request"},
+		"HTTP/1.0":      {"GET / HTTP/1.0\r\n\r\n", 426, "InvalidRequest", "invalid_request"},
+		"upgrade":       {"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 403, "AccessDenied", "forbidden"},
+		"large headers": {"GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 70<<10) + "\r\n\r\n", 431, "RequestHeaderSectionTooLarge", "headers_too_large"},
+		"two lengths":   {"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "InvalidRequest", "bad_request"},
+		"connect":       {"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 404, "InvalidRequest", "invalid_request"},
+		"star":          {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, "InvalidRequest", "invalid_request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.t = t
+			resp, body := b.send(configv1.Protocol_S3, c.raw)
+			wantError(t, configv1.Protocol_S3, resp, body, c.status, c.s3)
+			resp, body = b.send(configv1.Protocol_AI, c.raw)
+			wantError(t, configv1.Protocol_AI, resp, body, c.status, c.ai)
+		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,7 +109,7 @@ func startBridge(t *testing.T, endpoints ...translate.Endpoint) *bridge {
 		listeners = append(listeners, &configv1.Listener{Name: name, Protocol: p, Address: "127.0.0.1", Port: port})
 		b.listen[p] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
-	b.push(translate.Input{Listeners: listeners, Endpoints: endpoints, ExtProcSocket: filepath.Join(dir, "ext.sock")})
+	b.push(translate.Input{Listeners: listeners, Endpoints: endpoints, ExtProcSocket: filepath.Join(dir, "ext.sock"), SystemRoots: systemRoots(t)})
 	b.startEnvoy(binary)
 	return b
 }
@@ -370,5 +369,3 @@ func deadline(t *testing.T, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-var _ = httptest.NewServer

@@ -148,9 +148,9 @@ func connectionManager(name string, p *protocol) *hcmv3.HttpConnectionManager {
 
 		// What the client signed stays as it is. use_remote_address would overwrite
 		// x-forwarded-proto and add x-envoy-external-address; without it nothing is
-		// appended to x-forwarded-for either, and no address counts as internal.
+		// appended to x-forwarded-for either. No address counts as internal (Envoy's
+		// default since 1.33; an empty internal_address_config would trust RFC 1918).
 		UseRemoteAddress:             wrapperspb.Bool(false),
-		InternalAddressConfig:        &hcmv3.HttpConnectionManager_InternalAddressConfig{},
 		SkipXffAppend:                true,
 		GenerateRequestId:            wrapperspb.Bool(false),
 		PreserveExternalRequestId:    true,

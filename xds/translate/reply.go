@@ -85,26 +85,20 @@ func openAIError(code, message string) string {
 	return string(b)
 }
 
-// bridgeLost is true of answers that Envoy gives because its ext_proc stream
-// failed: their details begin so (ext_proc.cc, ErrorPrefix).
-const bridgeLost = `response.code_details.startsWith("ext_proc_error")`
-
-// refusedByEnvoy is true of the answers that carry no response flag but are
-// Envoy's own (StreamInfo::ResponseCodeDetailValues). What the bridge answers,
-// and the refusing route's answer, must pass as they are: neither has a flag,
-// nor any of these details.
-const refusedByEnvoy = `response.code_details in ["upgrade_failed", "request_header_timeout", "low_version", ` +
-	`"missing_host_header", "missing_path_rejected", "absolute_path_rejected", "path_normalization_failed", ` +
-	`"request_headers_too_large", "request_payload_too_large", "direct_response_body_too_large", ` +
-	`"stream_idle_timeout", "request_overall_timeout", "max_duration_timeout", "overload", "overload_error", ` +
-	`"internal_redirect", "invalid_envoy_request_headers", "filter_removed_required_request_headers", "admin_filter_response"]`
+// envoysOwn is true of an answer that Envoy made itself. The bridge's answers and
+// the refusing route's bring their content type along; Envoy's own get theirs
+// only after this was asked, and always have details (StreamInfo's
+// ResponseCodeDetails).
+const envoysOwn = `!("content-type" in response.headers) && response.code_details != ""`
 
 // localReplies puts Envoy's own answers into the words of the protocol.
 func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
+	own := expression(envoysOwn)
+	// Flags are set where the way to the provider failed (UF, UH, NC, …), but not
+	// where the ext_proc stream did.
 	flagged := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
 		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{}, // any flag
 	}}
-	own := anyOf(flagged, expression(refusedByEnvoy))
 	c := &hcmv3.LocalReplyConfig{}
 	add := func(filter *accesslogv3.AccessLogFilter, status uint32, a answer) {
 		m := &hcmv3.ResponseMapper{
@@ -121,8 +115,9 @@ func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
 		}
 		c.Mappers = append(c.Mappers, m)
 	}
-	add(expression(bridgeLost), 503, p.replies.unavailable)
-	add(allOf(own, statusIs(accesslogv3.ComparisonFilter_GE, 500)), 0, p.replies.provider)
+	failed := statusIs(accesslogv3.ComparisonFilter_GE, 500)
+	add(allOf(own, failed, flagged), 0, p.replies.provider)
+	add(allOf(own, failed), 503, p.replies.unavailable)
 	for _, status := range []int{400, 403, 408, 413, 431} {
 		add(allOf(own, statusIs(accesslogv3.ComparisonFilter_EQ, uint32(status))), 0, p.replies.byStatus[status])
 	}
@@ -153,10 +148,6 @@ func statusIs(op accesslogv3.ComparisonFilter_Op, status uint32) *accesslogv3.Ac
 
 func allOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{Filters: f}}}
-}
-
-func anyOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
-	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_OrFilter{OrFilter: &accesslogv3.OrFilter{Filters: f}}}
 }
 
 // refuseRedirects answers 502 where the provider answers 3xx: a client that

@@ -1,0 +1,64 @@
+package s3_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"keybridge/extproc"
+	"keybridge/extproc/protocoltest"
+)
+
+// respell writes the same path in other words, as clients that do not encode do.
+func respell(r *extproc.Request) *extproc.Request {
+	r.Path = strings.Replace(r.Path, "%2B", "+", 1)
+	return r
+}
+
+// BenchmarkDecide measures the bridge's own work per request. A GET and a PUT as
+// aws-sdk-go-v2 sends them, one whose path and query must be spelt again, and
+// refusals, which must cost less than a good request.
+func BenchmarkDecide(b *testing.B) {
+	s := newStage(b)
+	sdk := http.Header{
+		"Accept-Encoding":       {"identity"},
+		"Amz-Sdk-Invocation-Id": {"0e2f6b6e-7a54-4e4c-9d5a-0e1b2f3c4d5e"},
+		"Amz-Sdk-Request":       {"attempt=1; max=3"},
+		"User-Agent":            {"aws-sdk-go-v2/1.47.7 ua/2.1 os/linux lang/go#1.26.8 md/GOOS#linux md/GOARCH#amd64 api/s3#1.114.8 m/E,e"},
+	}
+	put := sdk.Clone()
+	put.Set("Content-Type", "application/octet-stream")
+	put.Set("Content-Encoding", "aws-chunked")
+	put.Set("X-Amz-Decoded-Content-Length", "1048576")
+	put.Set("X-Amz-Trailer", "x-amz-checksum-crc32")
+	put.Set("X-Amz-Sdk-Checksum-Algorithm", "CRC32")
+	get := call{method: "GET", path: "/photos/2026/11/22/cat.jpg", query: "x-id=GetObject", header: sdk, hash: emptyHash}
+	for _, bm := range []struct {
+		name    string
+		r       *extproc.Request
+		refused string
+	}{
+		{"get", get.sign(b, s.read), ""},
+		{"put", call{
+			method: "PUT", path: "/photos/2026/11/22/cat.jpg", query: "x-id=PutObject", header: put, length: 1048700,
+			hash: "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+		}.sign(b, s.write), ""},
+		{"list", call{
+			method: "GET", path: "/photos", query: "delimiter=%2F&list-type=2&prefix=2026%2F11%2F", header: sdk, hash: emptyHash,
+		}.sign(b, s.read), ""},
+		{"respelt", respell(call{method: "GET", path: "/photos/a%20b%2Bc", query: "versionId=a%2Bb", header: sdk}.sign(b, s.read)), ""},
+		{"refused/unknown key", get.sign(b, protocoltest.Key{ID: "AKIAUNKNOWNUNKNOWNXX", Secret: "none"}), "unknown_key"},
+		{"refused/bad signature", get.sign(b, protocoltest.Key{ID: s.read.ID, Secret: "wrong"}), "bad_signature"},
+		{"refused/foreign bucket", call{method: "GET", path: "/secret/key", header: sdk}.sign(b, s.read), "foreign_bucket"},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, e := s.Decide(now, bm.r)
+				if (e == nil) != (bm.refused == "") || (e != nil && e.Reason != bm.refused) {
+					b.Fatalf("%+v", e)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,177 @@
+// Package keepertest sets up real key custody for tests: a ceremony, its keepers
+// with their state directories, served over mutual TLS on loopback, and enrolled
+// identities of a bridge and a control plane. Nothing in it is a mock.
+package keepertest
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"keybridge/keyshare"
+	"keybridge/keyshare/ceremony"
+	"keybridge/keyshare/identity"
+	"keybridge/keyshare/keeper"
+)
+
+// Site is one share set and everybody enrolled in it.
+type Site struct {
+	Root     ed25519.PublicKey
+	Manifest []byte // as the ceremony signed it
+	Keyring  []byte
+	Keepers  []*Keeper // keeper-1, keeper-2, …
+	Bridge   *identity.Identity
+	Control  *identity.Identity
+
+	root ed25519.PrivateKey
+}
+
+// Keeper is one keeper of a site. It keeps its address over Stop and Start.
+type Keeper struct {
+	Config   keeper.Config // change it before Start
+	Name     string
+	Addr     string
+	KeyFile  string
+	Delivery []byte
+
+	server *keeper.Server
+	grpc   *grpc.Server
+	served chan error
+}
+
+// New runs a ceremony for n keepers. They have accepted their shares and are not
+// running; what is running at the end of the test is stopped.
+func New(t testing.TB, n, threshold int) *Site {
+	t.Helper()
+	dir := t.TempDir()
+	s := &Site{
+		Bridge:  create(t, filepath.Join(dir, "bridge.key"), identity.RoleBridge, "bridge-1"),
+		Control: create(t, filepath.Join(dir, "control.key"), identity.RoleControl, "control-1"),
+	}
+	cfg := ceremony.InitConfig{
+		Threshold:     threshold,
+		Bridges:       []identity.Enrolment{enrol(t, s.Bridge)},
+		ControlPlanes: []identity.Enrolment{enrol(t, s.Control)},
+	}
+	for i := range n {
+		k := &Keeper{Name: fmt.Sprintf("keeper-%d", i+1), Addr: freeAddr(t)}
+		k.KeyFile = filepath.Join(dir, k.Name+".lock")
+		fatal(t, keeper.CreateKeyFile(k.KeyFile))
+		lock, err := keeper.KeyFileLock(k.KeyFile)
+		fatal(t, err)
+		k.Config = keeper.Config{Dir: filepath.Join(dir, k.Name), Lock: lock, Logger: slog.New(slog.DiscardHandler)}
+		e, err := keeper.Enrol(k.Config.Dir, k.Name, lock)
+		fatal(t, err)
+		cfg.Keepers = append(cfg.Keepers, e)
+		s.Keepers = append(s.Keepers, k)
+		t.Cleanup(k.Stop)
+	}
+	r, err := ceremony.Init(cfg)
+	fatal(t, err)
+	s.Root, s.root, s.Manifest, s.Keyring = r.RootPublic, r.RootPrivate, r.Manifest, r.Keyring
+	for _, k := range s.Keepers {
+		k.Config.Root, k.Delivery = s.Root, r.Deliveries[k.Name]
+		fatal(t, keeper.Accept(k.Config.Dir, k.Config.Lock, s.Root, s.Manifest, k.Delivery))
+	}
+	return s
+}
+
+// Start serves the keeper at its address.
+func (k *Keeper) Start(t testing.TB) *keeper.Server {
+	t.Helper()
+	server, err := keeper.New(k.Config)
+	fatal(t, err)
+	// Control planes are let through to the service, so that its own check is seen.
+	creds := identity.ServerTLS(server.Identity(), server.Trust(), identity.RoleBridge, identity.RoleControl)
+	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(creds)))
+	server.Register(g)
+	l, err := net.Listen("tcp", k.Addr)
+	if err != nil {
+		server.Close()
+		t.Fatal(err)
+	}
+	k.server, k.grpc, k.served = server, g, make(chan error, 1)
+	go func() { k.served <- g.Serve(l) }()
+	return server
+}
+
+// Stop ends a running keeper and waits for it.
+func (k *Keeper) Stop() {
+	if k.grpc == nil {
+		return
+	}
+	k.grpc.Stop()
+	<-k.served
+	k.server.Close()
+	k.grpc = nil
+}
+
+// Addrs maps the keepers' names to their addresses.
+func (s *Site) Addrs() map[string]string {
+	m := make(map[string]string, len(s.Keepers))
+	for _, k := range s.Keepers {
+		m[k.Name] = k.Addr
+	}
+	return m
+}
+
+// Trust is a new Trust with the site's first manifest.
+func (s *Site) Trust(t testing.TB) *identity.Trust {
+	t.Helper()
+	trust := identity.NewTrust(s.Root)
+	_, err := trust.Update(s.Manifest)
+	fatal(t, err)
+	return trust
+}
+
+// Sign signs the first manifest again, as version 2 and changed, with the site's
+// own operator root.
+func (s *Site) Sign(t testing.TB, change func(m *keyshare.Manifest)) []byte {
+	t.Helper()
+	m, err := keyshare.Verify(s.Root, s.Manifest)
+	fatal(t, err)
+	m.Version = 2
+	change(m)
+	signed, err := keyshare.Sign(s.root, m)
+	fatal(t, err)
+	b, err := json.Marshal(signed)
+	fatal(t, err)
+	return b
+}
+
+func create(t testing.TB, path string, role identity.Role, name string) *identity.Identity {
+	t.Helper()
+	id, err := identity.Create(path, role, name)
+	fatal(t, err)
+	return id
+}
+
+func enrol(t testing.TB, id *identity.Identity) identity.Enrolment {
+	t.Helper()
+	e, err := id.Enrolment(nil)
+	fatal(t, err)
+	return e
+}
+
+// freeAddr is a loopback address that nobody listens at.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fatal(t, err)
+	defer l.Close() //nolint:errcheck // only its address is wanted
+	return l.Addr().String()
+}
+
+func fatal(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
