@@ -18,8 +18,8 @@ GO_TOOL := go tool -modfile=.ci/tools.mod
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
 
-build: ## bin/keybridge
-	go build -o bin/keybridge ./cmd/keybridge
+build: ## bin/keybridge, static: with cgo, no_new_privs would reach only some threads
+	CGO_ENABLED=0 go build -trimpath -o bin/keybridge ./cmd/keybridge
 
 run: build envoy tools ## everything on one machine, a first real request through it; stays up
 	go run ./e2e/demo --stay --state .state

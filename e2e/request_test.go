@@ -67,7 +67,7 @@ func (w *world) askAI(ctx context.Context, method, path, body, key string, heade
 // s3Request is one request, signed in the Authorization header unless it says otherwise.
 type s3Request struct {
 	method, path string // path is raw, with the query
-	key          stack.StorageKey
+	key          stack.Key
 	body         string
 	hash         string    // x-amz-content-sha256; empty for the body's
 	at           time.Time // of signing; zero for now
@@ -120,7 +120,7 @@ func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
 }
 
 // s3SDK is a client of Keybridge as an application configures it, but without retries.
-func (w *world) s3SDK(key stack.StorageKey) *s3.Client {
+func (w *world) s3SDK(key stack.Key) *s3.Client {
 	return s3.New(s3.Options{
 		Region: provider.Region, BaseEndpoint: aws.String(w.frontS3.URL()), UsePathStyle: true, RetryMaxAttempts: 1,
 		Credentials: credentials.NewStaticCredentialsProvider(key.Key, key.Secret, ""),

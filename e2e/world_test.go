@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,12 +49,11 @@ type world struct {
 	behindEnvoy leak.Set
 	beforeEnvoy leak.Set
 
-	admin, read, write stack.StorageKey // of the repository with bucket
-	aiKey              string           // of the repository with one AI connector
-	severalKey         string           // of the repository with two
+	admin, read, write stack.Key // of the repository with bucket
+	aiKey              string    // of the repository with one AI connector
+	severalKey         string    // of the repository with two
 	tenant             *stack.Tenant
 	repository         string // record id
-	writeKeyID         string
 }
 
 func newWorld(ctx context.Context, c config) (_ *world, err error) {
@@ -122,7 +120,7 @@ func (w *world) populate(ctx context.Context) error {
 			return err
 		}
 	}
-	t, err := stack.NewTenant(ctx, w.endpoints, token, "acme")
+	t, err := w.Tenant(ctx, w.endpoints, "acme")
 	if err != nil {
 		return err
 	}
@@ -148,17 +146,17 @@ func (w *world) populate(ctx context.Context) error {
 		return err
 	}
 	w.repository = repo
-	for access, key := range map[string]*stack.StorageKey{"ADMIN": &w.admin, "READ": &w.read, "WRITE": &w.write} {
+	for access, key := range map[string]*stack.Key{"ADMIN": &w.admin, "READ": &w.read, "WRITE": &w.write} {
 		if *key, err = t.StorageKey(ctx, repo, strings.ToLower(access), access); err != nil {
 			return err
 		}
 	}
-	ai, err := t.AIKey(ctx, repo, "ai", "OPENAI")
+	ai, err := t.AIKey(ctx, repo, "ai")
 	if err != nil {
 		return err
 	}
 	w.aiKey = ai.Secret
-	if ai, err = t.AIKey(ctx, several, "ai", "OPENAI"); err != nil {
+	if ai, err = t.AIKey(ctx, several, "ai"); err != nil {
 		return err
 	}
 	w.severalKey = ai.Secret
@@ -172,7 +170,7 @@ func (w *world) forbid() {
 			s.Add(name, secret)
 		}
 	}
-	for name, k := range map[string]stack.StorageKey{"ADMIN": w.admin, "READ": w.read, "WRITE": w.write} {
+	for name, k := range map[string]stack.Key{"ADMIN": w.admin, "READ": w.read, "WRITE": w.write} {
 		add("secret of the "+name+" key", k.Secret, &w.behindEnvoy, &w.secrets)
 		add("id of the "+name+" key", k.Key, &w.behindEnvoy)
 	}
@@ -191,7 +189,7 @@ func (w *world) serving(ctx context.Context) error {
 				return fmt.Errorf("GET %s: %v %w", path, res, errors.Join(err, errNotYet))
 			}
 		}
-		for _, k := range []stack.StorageKey{w.admin, w.read} {
+		for _, k := range []stack.Key{w.admin, w.read} {
 			q := s3Request{method: http.MethodHead, path: "/" + bucket + "/" + present, key: k}
 			if res, err := w.askS3(ctx, q); err != nil || res.status != http.StatusOK {
 				return fmt.Errorf("HEAD: %v %w", res, errors.Join(err, errNotYet))
@@ -288,13 +286,4 @@ func (w *world) close() error {
 		errs = append(errs, os.RemoveAll(w.dir))
 	}
 	return errors.Join(errs...)
-}
-
-// hostOf is the authority of a URL.
-func hostOf(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		panic(err) // our own URL
-	}
-	return u.Host
 }

@@ -45,7 +45,7 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 	f.StringVar(&d.health, "health", "", "address of the bridge's /live and /ready; default: a free port")
 	f.StringVar(&d.envoy, "envoy", "", "Envoy binary; default $ENVOY, PATH, then the one `make envoy` installs")
 	f.StringSliceVar(&d.without, "without", nil, "processes not to start, e.g. keeper-2,keeper-3, to see what the others do")
-	f.Uint32Var(&d.concurrency, "concurrency", 0, "Envoy's worker threads; 0: one per core")
+	f.IntVar(&d.concurrency, "concurrency", 0, "Envoy's worker threads; 0: one per core")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d.out = cmd.OutOrStdout()
 		return d.run(cmd.Context())
@@ -57,7 +57,7 @@ type dev struct {
 	state, s3, ai, admin, health string
 	envoy                        string
 	without                      []string
-	concurrency                  uint32
+	concurrency                  int
 	out                          io.Writer
 }
 

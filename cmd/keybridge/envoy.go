@@ -29,7 +29,7 @@ Envoy dies with it.`,
 		bridge = cmd.Flags().String("bridge", "", "unix socket of the bridge")
 		binary = cmd.Flags().String("envoy", "", "Envoy binary; default $ENVOY, PATH, then the one `make envoy` installs")
 		node   = cmd.Flags().String("node", "envoy", "node id, as shown in the sync status")
-		conc   = cmd.Flags().Uint32("concurrency", 0, "worker threads; 0: one per core")
+		conc   = cmd.Flags().Int("concurrency", 0, "worker threads; 0: one per core")
 		drain  = cmd.Flags().Duration("drain", 5*time.Second, "how long to let requests finish on stop")
 	)
 	required(cmd, "dir", "bridge")
@@ -45,7 +45,7 @@ Envoy dies with it.`,
 		// Not started under the command's context: its end means a drain, not a kill.
 		p, err := envoy.Start(context.WithoutCancel(cmd.Context()), envoy.Config{
 			Binary: path, Dir: *dir, ADSSocket: socket, NodeID: *node,
-			Concurrency: *conc, DrainTime: *drain, Log: os.Stderr,
+			Concurrency: *conc, Drain: *drain, Log: os.Stderr,
 		})
 		if err != nil {
 			return err

@@ -176,6 +176,9 @@ func (s *Set) Process(pid int) ([]string, error) {
 	var found []string
 	for _, f := range []string{"cmdline", "environ"} {
 		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), f))
+		if f == "environ" && errors.Is(err, fs.ErrPermission) {
+			continue // not dumpable: the kernel shows it to nobody but root
+		}
 		if err != nil {
 			return nil, fmt.Errorf("leak: %w", err)
 		}

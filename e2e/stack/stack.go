@@ -46,6 +46,8 @@ type Endpoints struct {
 	AI             string `json:"ai"`
 	Admin          string `json:"admin"`
 	AdminTokenFile string `json:"adminTokenFile"`
+	OperatorRoot   string `json:"operatorRoot"` // file with the public half
+	Health         string `json:"health"`       // of the bridge: /live and /ready
 }
 
 // Stack is a running `keybridge dev`.
@@ -140,7 +142,7 @@ func (s *Stack) Wait(ctx context.Context, holds func() error) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("keybridge dev has ended (%v): %w", s.err, err)
+			return errors.Join(errors.New("keybridge dev has ended"), s.err, err)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-tick.C:

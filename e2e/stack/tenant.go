@@ -1,12 +1,15 @@
 package stack
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"os"
+	"slices"
+
+	"keybridge/keyshare"
+	"keybridge/keyshare/identity"
+	"keybridge/store/api/client"
 )
 
 // Bucket is a storage connector to make.
@@ -15,121 +18,85 @@ type Bucket struct{ Name, Bucket, Endpoint, Region, Key, Secret, CA string }
 // LLM is an AI connector to make.
 type LLM struct{ Name, Endpoint, Secret, CA string }
 
-// StorageKey is a repository key as the API shows it once.
-type StorageKey struct{ ID, Key, Secret string }
+// Key is a repository key as the API shows it once. Secret alone is an AI key.
+type Key struct{ ID, Key, Secret string }
 
-// Tenant is a workspace, and the right to administer it.
+// Tenant is a workspace, and the right to administer it. Provider secrets are
+// sealed before they leave this process.
 type Tenant struct {
-	Workspace string
-	admin     string
-	token     string
+	*client.Client
+	Workspace string // id
 }
 
-// NewTenant makes a workspace with an admin token.
-func NewTenant(ctx context.Context, e Endpoints, token, name string) (*Tenant, error) {
-	t := &Tenant{admin: e.Admin, token: token}
-	var out struct {
-		Workspace struct {
-			ID string `json:"id"`
-		} `json:"workspace"`
+// Tenant is the workspace of a name, made if there is none. The sealing key is
+// checked against the operator root.
+func (s *Stack) Tenant(ctx context.Context, e Endpoints, name string) (*Tenant, error) {
+	token, err := s.AdminToken()
+	if err != nil {
+		return nil, err
 	}
-	err := t.call(ctx, http.MethodPost, "/workspace", map[string]any{"name": name}, &out)
-	t.Workspace = out.Workspace.ID
-	return t, err
+	b, err := os.ReadFile(e.OperatorRoot)
+	if err != nil {
+		return nil, fmt.Errorf("operator root: %w", err)
+	}
+	root, err := identity.ParseRoot(b)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(e.Admin, token, client.Options{VerifySealingKey: func(manifest []byte, keyID string) error {
+		m, err := keyshare.Verify(root, manifest)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(m.SealingKeys, func(k keyshare.SealingKey) bool { return k.ID == keyID && k.Current }) {
+			return errors.New("the operator's manifest does not name this sealing key")
+		}
+		return nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Workspaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range all {
+		if w.Name == name {
+			return &Tenant{c, w.ID}, nil
+		}
+	}
+	w, err := c.CreateWorkspace(ctx, name)
+	return &Tenant{c, w.ID}, err
 }
 
 // Bucket makes a storage connector and returns its id.
 func (t *Tenant) Bucket(ctx context.Context, b Bucket) (string, error) {
-	var out struct {
-		BucketID string `json:"bucketId"`
-	}
-	err := t.call(ctx, http.MethodPost, "/bucket?validate=false", map[string]any{
-		"workspaceId": t.Workspace, "storageType": "S3", "name": b.Name, "bucket": b.Bucket, "endpoint": b.Endpoint,
-		"region": b.Region, "key": b.Key, "secret": b.Secret, "caCertificate": b.CA,
-	}, &out)
-	return out.BucketID, err
+	return t.CreateBucket(ctx, client.BucketSpec{
+		WorkspaceID: t.Workspace, Name: b.Name, Bucket: b.Bucket, Endpoint: b.Endpoint, Region: b.Region,
+		Key: b.Key, Secret: client.Secret(b.Secret), CACertificate: b.CA,
+	})
 }
 
 // LLM makes an AI connector of an OpenAI-compatible API and returns its id.
 func (t *Tenant) LLM(ctx context.Context, l LLM) (string, error) {
-	var out struct {
-		ID string `json:"aiLlmId"`
-	}
-	err := t.call(ctx, http.MethodPost, "/ai/llm", map[string]any{
-		"workspaceId": t.Workspace, "aiType": "OPENAI", "name": l.Name, "endpoint": l.Endpoint, "secret": l.Secret, "caCertificate": l.CA,
-	}, &out)
-	return out.ID, err
+	return t.CreateLLM(ctx, client.LLMSpec{
+		WorkspaceID: t.Workspace, Name: l.Name, AIType: "OTHER", Endpoint: l.Endpoint, Secret: client.Secret(l.Secret), CACertificate: l.CA,
+	})
 }
 
 // Repository makes a repository of connectors and returns its id.
 func (t *Tenant) Repository(ctx context.Context, name string, buckets, llms []string) (string, error) {
-	body := map[string]any{"workspaceId": t.Workspace, "name": name, "mode": "NORMAL"}
-	repoBuckets, repoLLMs := []any{}, []any{}
-	for i, id := range buckets {
-		body["storageType"] = "S3"
-		repoBuckets = append(repoBuckets, map[string]any{"bucketId": id, "folder": "", "master": i == 0})
-	}
-	for _, id := range llms {
-		repoLLMs = append(repoLLMs, map[string]any{"aiLlmId": id})
-	}
-	body["repoBuckets"], body["repoAiLlms"] = repoBuckets, repoLLMs
-	var out struct {
-		RepoID string `json:"repoId"`
-	}
-	err := t.call(ctx, http.MethodPost, "/repo", body, &out)
-	return out.RepoID, err
+	return t.CreateRepo(ctx, client.RepoSpec{WorkspaceID: t.Workspace, Name: name, Buckets: buckets, LLMs: llms})
 }
 
 // StorageKey makes a key of a repository: READ, WRITE or ADMIN.
-func (t *Tenant) StorageKey(ctx context.Context, repository, name, access string) (StorageKey, error) {
-	var out StorageKey
-	err := t.call(ctx, http.MethodPost, "/repo/"+repository+"/apikey", map[string]any{"name": name, "accessType": access}, &out)
-	return out, err
+func (t *Tenant) StorageKey(ctx context.Context, repository, name, access string) (Key, error) {
+	k, err := t.CreateStorageKey(ctx, repository, client.KeySpec{Name: name, AccessType: access})
+	return Key{k.ID, k.Key, string(k.Secret)}, err
 }
 
 // AIKey makes an AI key of a repository.
-func (t *Tenant) AIKey(ctx context.Context, repository, name, aiType string) (StorageKey, error) {
-	var out StorageKey
-	err := t.call(ctx, http.MethodPost, "/repo/"+repository+"/ai/apikey", map[string]any{"name": name, "aiType": aiType}, &out)
-	return out, err
-}
-
-// Revoke deletes a storage key.
-func (t *Tenant) Revoke(ctx context.Context, repository, keyID string) error {
-	return t.call(ctx, http.MethodDelete, "/repo/"+repository+"/apikey/"+keyID, nil, nil)
-}
-
-// call makes one request to the admin API. Errors carry the answer, which holds
-// no secret, and never the request.
-func (t *Tenant) call(ctx context.Context, method, path string, body, out any) error {
-	var payload io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		payload = bytes.NewReader(b)
-	}
-	q, err := http.NewRequestWithContext(ctx, method, t.admin+path, payload)
-	if err != nil {
-		return err
-	}
-	q.Header.Set("Authorization", "Bearer "+t.token)
-	q.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return fmt.Errorf("admin API: %w", err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		return fmt.Errorf("admin API: %s %s: %w", method, path, err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("admin API: %s %s: %s: %s", method, path, res.Status, b)
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(b, out)
+func (t *Tenant) AIKey(ctx context.Context, repository, name string) (Key, error) {
+	k, err := t.CreateAIKey(ctx, repository, client.KeySpec{Name: name, AIType: "OTHER"})
+	return Key{k.ID, k.Key, string(k.Secret)}, err
 }

@@ -99,7 +99,7 @@ func (e *Enrolment) Validate() error {
 }
 
 func (e *Enrolment) transcript() []byte {
-	return keyshare.Transcript(enrolmentDomain, keyshare.Uint64(uint64(e.Format)), //nolint:gosec // format is 1
+	return keyshare.Transcript(enrolmentDomain, keyshare.Uint64(uint64(e.Format)),
 		[]byte(e.Role), []byte(e.Name), e.PublicKey, e.Recipient)
 }
 

@@ -16,11 +16,11 @@ const maxFile = 8 << 20
 // others can read or write, as ssh does with its keys: a loose mode is a leak that
 // nobody notices otherwise.
 func ReadPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if err := checkPrivate(f); err != nil {
 		return nil, err
 	}
@@ -30,11 +30,11 @@ func ReadPrivate(path string) ([]byte, error) {
 // readPublic reads a file that is no secret and needs no protection, because what
 // is in it is signed.
 func readPublic(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return readBounded(f)
 }
 
@@ -89,7 +89,7 @@ func WritePrivate(path string, b []byte) (err error) {
 
 // CreatePrivate makes a new file of mode 0600 and refuses to overwrite.
 func CreatePrivate(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the file
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists and is not overwritten: %w", path, fs.ErrExist)
 	}
@@ -117,10 +117,10 @@ func fill(f *os.File, b []byte) error {
 // syncDir makes a new or renamed entry durable (fsync(2): syncing the file does
 // not ensure that its directory entry has reached the disk).
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // directory of a file just written
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // only synced
+	defer d.Close()
 	return d.Sync()
 }

@@ -32,7 +32,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // test
+	defer l.Close()
 	done := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()
@@ -40,7 +40,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 			done <- err
 			return
 		}
-		defer c.Close() //nolint:errcheck // test
+		defer c.Close()
 		s := tls.Server(c, server)
 		if err := s.Handshake(); err != nil {
 			done <- err
@@ -81,8 +81,8 @@ func TestMutualTLS(t *testing.T) {
 		{"no manifest at the server", identity.ServerTLS(h.keeper, identity.NewTrust(h.public()), identity.RoleBridge), identity.ClientTLS(h.bridge, tr, identity.RoleKeeper, ""), false, false},
 		{"no manifest at the client", keeperServer(), identity.ClientTLS(h.bridge, identity.NewTrust(h.public()), identity.RoleKeeper, ""), false, false},
 		{"nobody accepted", identity.ServerTLS(h.keeper, tr), identity.ClientTLS(h.bridge, tr, identity.RoleKeeper, ""), false, false},
-		{"client without certificate", keeperServer(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}, false, false},            //nolint:gosec // test
-		{"TLS 1.2", keeperServer(), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, false, false}, //nolint:gosec // test
+		{"client without certificate", keeperServer(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}, false, false},
+		{"TLS 1.2", keeperServer(), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestCertificatesProveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := &tls.Config{
-		InsecureSkipVerify: true, NextProtos: []string{"h2"}, //nolint:gosec // test
+		InsecureSkipVerify: true, NextProtos: []string{"h2"},
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	}
 	server := identity.ServerTLS(h.keeper, tr, identity.RoleBridge)
@@ -163,7 +163,7 @@ func TestPeerFollowsTheManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // test
+	defer conn.Close()
 	call := func() error {
 		_, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 		return err

@@ -32,7 +32,7 @@ func TestTrustNeverGoesBack(t *testing.T) {
 		{"older, with the bridge", h.signed(t, version(4)), false, true, true, "version 5, epoch 1"},
 		{"another of the same version", h.signed(t, version(5)), false, false, true, "version 5, epoch 1"},
 		{"another set in the same epoch", h.signed(t, version(6), func(m *keyshare.Manifest) { m.Set = setB }), false, false, true, "version 5, epoch 1"},
-		{"another threshold in the same epoch", h.signed(t, version(6), func(m *keyshare.Manifest) { m.Check = bytes.Repeat([]byte{1}, 32) }), false, false, true, "version 5, epoch 1"},
+		{"another U in the same epoch", h.signed(t, version(6), func(m *keyshare.Manifest) { m.Check = bytes.Repeat([]byte{1}, 32) }), false, false, true, "version 5, epoch 1"},
 		{"another share in the same epoch", h.signed(t, version(6), func(m *keyshare.Manifest) {
 			m.Keepers[0].ShareKey = newKey(t).Public().(ed25519.PublicKey)
 		}), false, false, true, "version 5, epoch 1"},

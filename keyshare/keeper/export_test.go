@@ -5,9 +5,6 @@ import "io"
 // CustodyJSON is what share.age holds, for tests that put something else there.
 type CustodyJSON = custody
 
-// Save encrypts a file as the keeper would.
-func (l Lock) Save(path string, plaintext []byte) error { return l.save(path, plaintext) }
-
 // VerifyAudit verifies a whole log and counts its lines.
 func VerifyAudit(r io.Reader) (lines uint64, torn int, err error) {
 	var l auditLog

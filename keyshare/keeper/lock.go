@@ -76,8 +76,8 @@ func CreateKeyFile(path string) error {
 	return nil
 }
 
-// save encrypts plaintext into a file, in one step.
-func (l Lock) save(path string, plaintext []byte) error {
+// Save encrypts plaintext into a file, in one step.
+func (l Lock) Save(path string, plaintext []byte) error {
 	if l.recipient == nil {
 		return errors.New("keeper lock: neither passphrase nor key file")
 	}

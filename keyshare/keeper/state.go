@@ -99,7 +99,7 @@ func makeDeliveryKey(path string, lock Lock) (hpke.PrivateKey, error) {
 		return nil, fmt.Errorf("make delivery key: %w", err)
 	}
 	defer lockedmem.Wipe(b)
-	return key, lock.save(path, b)
+	return key, lock.Save(path, b)
 }
 
 func loadDeliveryKey(path string, lock Lock) (hpke.PrivateKey, error) {
@@ -196,7 +196,7 @@ func store(dir string, lock Lock, audit *auditLog, m *keyshare.Manifest, name st
 		return err
 	}
 	defer lockedmem.Wipe(b)
-	return lock.save(filepath.Join(dir, shareFile), b)
+	return lock.Save(filepath.Join(dir, shareFile), b)
 }
 
 // loadCustody reads share.age. It runs inside lockedmem.Do; the caller wipes the
@@ -231,7 +231,7 @@ func loadIdentity(dir string) (*identity.Identity, error) {
 // itself: two would break the chain of the audit log. A directory in which others
 // can write is refused, since they could replace its files.
 func lockDir(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir) //nolint:gosec // the operator names the directory
+	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func lockDir(dir string) (unlock func(), err error) {
 		err = fmt.Errorf("%s: mode %04o lets others write; run: chmod 700 %s", dir, st.Mode().Perm(), dir)
 	}
 	if err == nil {
-		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor fits in an int
+		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = fmt.Errorf("%s: in use by another keeper process", dir)
 		}

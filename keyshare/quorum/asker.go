@@ -122,7 +122,7 @@ func (a *asker) release(ctx context.Context, m *keyshare.Manifest, k keyshare.Ke
 	if err != nil {
 		return lockedmem.Secret{}, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is in flight any more
+	defer conn.Close()
 	share, err := a.exchange(ctx, keeper.NewKeeperClient(conn), m, k)
 	if bad := handshake.get(); err != nil && bad != nil {
 		return lockedmem.Secret{}, &untrustedError{bad}

@@ -122,7 +122,7 @@ func TestSealed(t *testing.T) {
 	ca := testCA(t)
 	for _, tc := range []struct {
 		name, path string
-		body       m
+		body       any
 		secret     string
 		want       seal.Binding
 		endpoint   string
@@ -145,7 +145,7 @@ func TestSealed(t *testing.T) {
 			seal.Binding{Use: "openai", Scheme: "https", Host: "llm.example.com", Port: 443, Scope: "/v1"}, "https://llm.example.com/v1"},
 		{"other, own path", "/ai/llm", with(e.llmBody(), "name", "l5", "aiType", "OTHER", "endpoint", "https://openrouter.ai/api/v1/"), aiSecret,
 			seal.Binding{Use: "openai", Scheme: "https", Host: "openrouter.ai", Port: 443, Scope: "/api/v1"}, "https://openrouter.ai/api/v1"},
-		{"escaped in JSON", "/ai/llm", fmt.Sprintf(`{"workspaceId":%q,"name":"l6","aiType":"OPENAI","secret":"sk\u002d\"\\\/\u0041"}`, e.ws).object(t), `sk-"\/A`,
+		{"escaped in JSON", "/ai/llm", fmt.Sprintf(`{"workspaceId":%q,"name":"l6","aiType":"OPENAI","secret":"sk\u002d\"\\\/\u0041"}`, e.ws), `sk-"\/A`,
 			seal.Binding{Use: "openai", Scheme: "https", Host: "api.openai.com", Port: 443, Scope: "/v1"}, "https://api.openai.com/v1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -166,5 +166,408 @@ func TestSealed(t *testing.T) {
 				t.Errorf("connector %+v, credential key %q", conn, cred.Key)
 			}
 		})
+	}
+}
+
+// TestRefusals sends what cannot be, and wants the field named and nothing stored.
+func TestRefusals(t *testing.T) {
+	e := newEnv(t)
+	bucket, llm := e.bucketBody(), e.llmBody()
+	repo := repoBody(e.ws, "r", nil, nil)
+	before, err := e.store.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, path string
+		body       any
+		field      string // of an INVALID_FIELD
+	}{
+		{"no name", "/workspace", m{}, "name"},
+		{"name undefined", "/workspace", m{"name": "undefined"}, "name"},
+		{"name of another type", "/workspace", m{"name": 5}, "name"},
+		{"name of an object", "/workspace", m{"name": m{}}, "name"},
+		{"name too long", "/workspace", m{"name": strings.Repeat("x", 129)}, "name"},
+		{"name with a line end", "/workspace", m{"name": "a\nb"}, "name"},
+		{"name with spaces around", "/workspace", m{"name": " a"}, "name"},
+
+		{"bucket: no workspace", "/bucket", with(bucket, "workspaceId", nil), "workspaceId"},
+		{"bucket: workspace not an id", "/bucket", with(bucket, "workspaceId", "home"), "workspaceId"},
+		{"bucket: braces around an id", "/bucket", with(bucket, "workspaceId", "{"+e.ws+"}"), "workspaceId"},
+		{"bucket: no name", "/bucket", with(bucket, "name", nil), "name"},
+		{"bucket: no type", "/bucket", with(bucket, "storageType", nil), "storageType"},
+		{"bucket: GCS", "/bucket", with(bucket, "storageType", "GCS"), "storageType"},
+		{"bucket: unknown type", "/bucket", with(bucket, "storageType", "s3"), "storageType"},
+		{"bucket: no bucket", "/bucket", with(bucket, "bucket", ""), "bucket"},
+		{"bucket: whole account", "/bucket", with(bucket, "bucket", "*"), "bucket"},
+		{"bucket: path", "/bucket", with(bucket, "bucket", "a/b/c"), "bucket"},
+		{"bucket: dots", "/bucket", with(bucket, "bucket", "..."), "bucket"},
+		{"bucket: no key", "/bucket", with(bucket, "key", nil), "key"},
+		{"bucket: key that breaks SigV4", "/bucket", with(bucket, "key", "AK/20260101"), "key"},
+		{"bucket: no secret", "/bucket", with(bucket, "secret", "null"), "secret"},
+		{"bucket: secret with a line end", "/bucket", with(bucket, "secret", "abc\n"), "secret"},
+		{"bucket: secret with a space", "/bucket", with(bucket, "secret", "a b"), "secret"},
+		{"bucket: secret not ASCII", "/bucket", with(bucket, "secret", "sécret"), "secret"},
+		{"bucket: secret escaped NUL", "/bucket", `{"secret":"a\u0000"}`, "secret"},
+		{"bucket: secret a number", "/bucket", with(bucket, "secret", 1), "secret"},
+		{"bucket: secret too long", "/bucket", with(bucket, "secret", strings.Repeat("x", 16<<10+1)), "secret"},
+		{"bucket: region", "/bucket", with(bucket, "region", "us east"), "region"},
+		{"bucket: region that moves the host", "/bucket", with(bucket, "region", "x.evil.example/"), "region"},
+		{"bucket: plain http", "/bucket", with(bucket, "endpoint", "http://s3.example.com"), "endpoint"},
+		{"bucket: metadata service", "/bucket", with(bucket, "endpoint", "https://169.254.169.254"), "endpoint"},
+		{"bucket: private address", "/bucket", with(bucket, "endpoint", "https://10.1.2.3"), "endpoint"},
+		{"bucket: loopback spelt otherwise", "/bucket", with(bucket, "endpoint", "https://[::ffff:127.0.0.2]"), "endpoint"},
+		{"bucket: user info", "/bucket", with(bucket, "endpoint", "https://u:hunter2@s3.example.com"), "endpoint"},
+		{"bucket: path in endpoint", "/bucket", with(bucket, "endpoint", "https://s3.example.com/x"), "endpoint"},
+		{"bucket: no scheme", "/bucket", with(bucket, "endpoint", "s3.example.com"), "endpoint"},
+		{"bucket: CA not PEM", "/bucket", with(bucket, "caCertificate", "hello"), "caCertificate"},
+		{"bucket: CA is a key", "/bucket", with(bucket, "caCertificate", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"), "caCertificate"},
+		{"bucket: CA malformed", "/bucket", with(bucket, "caCertificate", "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"), "caCertificate"},
+		{"bucket: CA with a broken block", "/bucket", with(bucket, "caCertificate", "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n"+testCA(t)), "caCertificate"},
+		{"bucket: CA with text behind", "/bucket", with(bucket, "caCertificate", testCA(t)+"x"), "caCertificate"},
+		{"bucket: CA over http", "/bucket", with(bucket, "caCertificate", testCA(t), "endpoint", "http://127.0.0.1"), "caCertificate"},
+		{"bucket: shared credential", "/bucket", with(bucket, "apiKeyUuid", newID()), "apiKeyUuid"},
+		{"bucket: flag is a string", "/bucket", with(bucket, "allowBucketConfiguration", "yes"), "allowBucketConfiguration"},
+		{"bucket: sealed is a string", "/bucket", with(bucket, "secret", nil, "sealedSecret", "x"), "sealedSecret"},
+		{"bucket: sealed is empty", "/bucket", with(bucket, "secret", nil, "sealedSecret", m{}), "sealedSecret"},
+
+		{"llm: no type", "/ai/llm", with(llm, "aiType", nil), "aiType"},
+		{"llm: Anthropic", "/ai/llm", with(llm, "aiType", "ANTHROPIC"), "aiType"},
+		{"llm: unknown type", "/ai/llm", with(llm, "aiType", "openai"), "aiType"},
+		{"llm: other without endpoint", "/ai/llm", with(llm, "aiType", "OTHER"), "endpoint"},
+		{"llm: dot segment", "/ai/llm", with(llm, "endpoint", "https://api.openai.com/v1/../admin"), "endpoint"},
+		{"llm: name that is a path", "/ai/llm", with(llm, "name", "a/b"), "name"},
+		{"llm: name that is a dot segment", "/ai/llm", with(llm, "name", ".."), "name"},
+		{"llm: two secrets", "/ai/llm", with(llm, "key", "sk-other"), "key"},
+		{"llm: no secret", "/ai/llm", with(llm, "secret", nil), "secret"},
+
+		{"repo: no workspace", "/repo", with(repo, "workspaceId", "undefined"), "workspaceId"},
+		{"repo: no name", "/repo", with(repo, "name", nil), "name"},
+		{"repo: mode", "/repo", with(repo, "mode", "MIRROR"), "mode"},
+		{"repo: storage type", "/repo", with(repo, "storageType", "BLOB"), "storageType"},
+		{"repo: folder", "/repo", with(repo, "repoBuckets", []m{{"bucketId": newID(), "folder": "team/"}}), "repoBuckets[0].folder"},
+		{"repo: bucket without id", "/repo", with(repo, "repoBuckets", []m{{"folder": ""}}), "repoBuckets[0].bucketId"},
+		{"repo: same bucket twice", "/repo", with(repo, "repoBuckets", []m{{"bucketId": e.ws}, {"bucketId": e.ws}}), "repoBuckets[1].bucketId"},
+		{"repo: same LLM twice", "/repo", with(repo, "repoAiLlms", []m{{"aiLlmId": e.ws}, {"aiLlmId": strings.ToUpper(e.ws)}}), "repoAiLlms[1].aiLlmId"},
+		{"repo: not a list", "/repo", with(repo, "repoBuckets", m{}), "repoBuckets"},
+		{"repo: list of strings", "/repo", with(repo, "repoAiLlms", []string{newID()}), "repoAiLlms"},
+		{"repo: list too long", "/repo", with(repo, "repoAiLlms", make([]m, 1001)), "repoAiLlms"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := e.do("POST", tc.path, tc.body)
+			refused(t, "POST "+tc.path, a, 400, "INVALID_FIELD", tc.field+": ")
+			if bytes.Contains(a.raw, []byte("hunter2")) {
+				t.Errorf("a password came back: %s", a.raw)
+			}
+		})
+	}
+	for name, body := range map[string]string{"array": `[1]`, "string": `"x"`, "two values": `{} {}`, "cut off": `{"name":"x`, "not JSON": `name=x`,
+		"deep": strings.Repeat(`{"a":`, 20000)} {
+		refused(t, name, e.do("POST", "/workspace", body), 400, "INVALID_BODY", "")
+	}
+	if after, err := e.store.Revision(t.Context()); err != nil || after != before {
+		t.Errorf("refused requests wrote: revision %d became %d, %v", before, after, err)
+	}
+}
+
+// TestAbsent: what clients of this kind send for "no value", and more than we know.
+func TestAbsent(t *testing.T) {
+	e := newEnv(t)
+	body := `{"workspaceId":"` + e.ws + `","name":"photos","bucket":"photos-bucket","storageType":"S3","key":"AK","secret":"s",
+		"endpoint":"undefined","region":null,"caCertificate":"","apiKeyUuid":"null","id":"ignored without sealedSecret","sealedSecret":null,
+		"whatever":{"x":[1,2]},"Name":"case matters","SECRET":"not a secret"}`
+	id := e.ok("POST", "/bucket?validate=false&nonsense=1", body).str(t, "bucketId")
+	c := record[*store.Connector](e, id)
+	if c.Name != "photos" || c.Endpoint != "https://s3.us-east-1.amazonaws.com" || c.Region != "us-east-1" || c.CACertificate != "" {
+		t.Errorf("%+v", c)
+	}
+	for _, query := range []string{"", "?workspaceId=undefined", "?workspaceId=null", "?workspaceId=", "?workspaceId=" + strings.ToUpper(e.ws)} {
+		if got := e.ok("GET", "/bucket"+query, nil).items(t, "buckets"); len(got) != 1 {
+			t.Errorf("GET /bucket%s: %v", query, got)
+		}
+	}
+	refused(t, "query that is no id", e.do("GET", "/bucket?workspaceId=x", nil), 400, "INVALID_FIELD", "workspaceId")
+	if got := e.ok("GET", "/repo?repoId="+newID(), nil).items(t, "repos"); len(got) != 0 {
+		t.Errorf("unknown repoId: %v", got)
+	}
+	e.ok("PUT", "/bucket/"+id, nil) // no body changes nothing
+	e.ok("PUT", "/bucket/"+id, "null")
+	if c = record[*store.Connector](e, id); c.Name != "photos" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestUpdateConnector(t *testing.T) {
+	e := newEnv(t)
+	bucket, llm := "/bucket/"+e.bucket(), "/ai/llm/"+e.llm()
+	const needsSecret = "secret: is required"
+	for _, tc := range []struct {
+		name, path string
+		body       m
+		field      string // empty: accepted
+	}{
+		{"name", bucket, m{"name": "pictures"}, ""},
+		{"flag", bucket, m{"allowBucketConfiguration": true}, ""},
+		{"same endpoint", bucket, m{"endpoint": "https://s3.us-east-1.amazonaws.com"}, ""},
+		{"endpoint", bucket, m{"endpoint": "https://evil.example.com"}, needsSecret},
+		{"port", bucket, m{"endpoint": "https://s3.us-east-1.amazonaws.com:8443"}, needsSecret},
+		{"scheme", bucket, m{"endpoint": "http://minio.test"}, needsSecret},
+		{"bucket", bucket, m{"bucket": "another-bucket"}, needsSecret},
+		{"key", bucket, m{"key": "AKIAOTHER"}, needsSecret},
+		{"CA", bucket, m{"caCertificate": testCA(t)}, needsSecret},
+		{"region that moves the default endpoint", bucket, m{"region": "eu-west-1"}, needsSecret},
+		{"region of a given endpoint", bucket, m{"region": "eu-west-1", "endpoint": "https://s3.us-east-1.amazonaws.com"}, ""},
+		{"forbidden endpoint with a secret", bucket, m{"endpoint": "https://127.0.0.2", "secret": "x"}, "endpoint: "},
+		{"type", bucket, m{"storageType": "GCS"}, "storageType: "},
+		{"workspace", bucket, m{"workspaceId": newID()}, "workspaceId: "},
+		{"llm name", llm, m{"name": "gpt-2"}, ""},
+		{"llm host", llm, m{"endpoint": "https://evil.example.com/v1"}, needsSecret},
+		{"llm path", llm, m{"endpoint": "https://api.openai.com/v2"}, needsSecret},
+		{"llm same", llm, m{"endpoint": "https://api.openai.com"}, ""},
+		{"llm type", llm, m{"aiType": "OTHER"}, "aiType: "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := e.do("PUT", tc.path, tc.body)
+			if tc.field != "" {
+				refused(t, "PUT", a, 400, "INVALID_FIELD", tc.field)
+			} else if a.status != 200 {
+				t.Errorf("PUT: %d %s", a.status, a.raw)
+			}
+		})
+	}
+	id := strings.TrimPrefix(bucket, "/bucket/")
+	if c := record[*store.Connector](e, id); c.Name != "pictures" || !c.AllowBucketConfiguration || c.Region != "eu-west-1" || c.Bucket != "photos-bucket" {
+		t.Errorf("after the updates: %+v", c)
+	}
+	if c := record[*store.Credential](e, id); c.M.Version != 1 {
+		t.Errorf("a credential was written without a new secret: %+v", c.M)
+	}
+
+	// With the secret, everything may move, and the new version says so.
+	e.ok("PUT", bucket, m{"endpoint": "https://s3.example.com", "bucket": "another-bucket", "key": "AKIAOTHER", "secret": "new-secret"})
+	c := record[*store.Credential](e, id)
+	want := seal.Header{Format: 1, Workspace: e.ws, Type: seal.TypeCredential, Record: id, Version: 2, Binding: seal.Binding{
+		Use: "s3", Key: "AKIAOTHER", Scheme: "https", Host: "s3.example.com", Port: 443, Scope: "another-bucket"}}
+	if diff := cmp.Diff(want, c.Sealed.Header); diff != "" || e.open(c.Sealed) != "new-secret" || c.Key != "AKIAOTHER" {
+		t.Errorf("new version: %s\n%+v", diff, c)
+	}
+	e.ok("PUT", llm, m{"key": "sk-rotated"})
+	lc := record[*store.Credential](e, strings.TrimPrefix(llm, "/ai/llm/"))
+	if lc.Sealed.Header.Version != 2 || e.open(lc.Sealed) != "sk-rotated" {
+		t.Errorf("rotated: %+v", lc.Sealed.Header)
+	}
+
+	// A connector is found under its own sort only.
+	refused(t, "LLM as bucket", e.do("PUT", "/bucket/"+strings.TrimPrefix(llm, "/ai/llm/"), m{"name": "x"}), 404, "NOT_FOUND", "bucket")
+	refused(t, "bucket as LLM", e.do("DELETE", "/ai/llm/"+id, nil), 404, "NOT_FOUND", "AI connector")
+
+	// Deleting one more kept a name; it is free after that.
+	refused(t, "name in use", e.do("POST", "/ai/llm", with(e.llmBody(), "name", "pictures")), 409, "NAME_ALREADY_USED", "name")
+	e.ok("DELETE", bucket, nil)
+	e.llm("name", "pictures")
+}
+
+func TestRepositories(t *testing.T) {
+	e := newEnv(t)
+	one := e.bucket()
+	two := e.bucket("name", "two", "bucket", "second-bucket")
+	same := e.bucket("name", "same", "endpoint", "https://other.example.com")
+	llm := e.llm()
+	body := func(buckets, llms []string) m { return repoBody(e.ws, "r", buckets, llms) }
+
+	refused(t, "two buckets of one name", e.do("POST", "/repo", body([]string{one, same}, nil)), 400, "INVALID_FIELD", "repoBuckets: ")
+	refused(t, "unknown bucket", e.do("POST", "/repo", body([]string{newID()}, nil)), 404, "NOT_FOUND", "bucket")
+	refused(t, "unknown LLM", e.do("POST", "/repo", body(nil, []string{newID()})), 404, "NOT_FOUND", "AI connector")
+	refused(t, "LLM as bucket", e.do("POST", "/repo", body([]string{llm}, nil)), 404, "NOT_FOUND", "bucket")
+	refused(t, "bucket as LLM", e.do("POST", "/repo", body(nil, []string{one})), 404, "NOT_FOUND", "AI connector")
+
+	id := e.ok("POST", "/repo", body([]string{one, two}, []string{llm})).str(t, "repoId")
+	refused(t, "name in use", e.do("POST", "/repo", body(nil, nil)), 409, "NAME_ALREADY_USED", "name")
+	refused(t, "bucket renamed into a clash", e.do("PUT", "/bucket/"+two, m{"bucket": "photos-bucket", "secret": "x"}), 400, "INVALID_FIELD", "bucket: ")
+
+	e.ok("PUT", "/repo/"+id, m{"disabled": true, "name": "renamed"})
+	if r := record[*store.Repository](e, id); !r.Disabled || r.Name != "renamed" || len(r.Storage) != 2 || len(r.AI) != 1 || r.StorageType != store.TypeS3 {
+		t.Errorf("after a partial update: %+v", r)
+	}
+	e.ok("PUT", "/repo/"+id, m{"disabled": false, "repoBuckets": []m{{"bucketId": two, "master": true}}, "repoAiLlms": []m{}})
+	if r := record[*store.Repository](e, id); r.Disabled || len(r.Storage) != 1 || !r.Storage[0].Master || len(r.AI) != 0 {
+		t.Errorf("after replacing the lists: %+v", r)
+	}
+	e.ok("DELETE", "/bucket/"+one, nil) // no longer used
+	e.ok("DELETE", "/ai/llm/"+llm, nil)
+	refused(t, "put a deleted bucket back", e.do("PUT", "/repo/"+id, m{"repoBuckets": []m{{"bucketId": one}}}), 404, "NOT_FOUND", "bucket")
+
+	only := e.ok("POST", "/repo", with(body(nil, nil), "name", "AI only", "storageType", nil)).str(t, "repoId")
+	if got := find(t, e.ok("GET", "/repo?workspaceId="+e.ws, nil).items(t, "repos"), only); got["storageType"] != "" {
+		t.Errorf("AI-only repository: %v", got)
+	}
+}
+
+func TestRepositoryKeys(t *testing.T) {
+	now := &clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	e := newEnv(t, func(c *api.Config) { c.Clock = now.Now })
+	repo := e.repo("app", nil, nil)
+	other := e.repo("other", nil, nil)
+	storage, ai := "/repo/"+repo+"/apikey", "/repo/"+repo+"/ai/apikey"
+
+	a := e.ok("POST", storage, m{"name": "up", "accessType": "WRITE"})
+	key, secret := a.str(t, "key"), a.str(t, "secret")
+	k := record[*store.Key](e, a.str(t, "id"))
+	if !regexp.MustCompile(`^[A-Z0-9]{20}$`).MatchString(key) || !regexp.MustCompile(`^[A-Za-z0-9]{40}$`).MatchString(secret) {
+		t.Errorf("key %q, secret of %d characters", key, len(secret))
+	}
+	want := seal.Header{Format: 1, Workspace: e.ws, Type: seal.TypeRepositoryKey, Record: k.M.ID, Version: 1,
+		Binding: seal.Binding{Use: "s3-key", Key: key, Repository: repo}}
+	if diff := cmp.Diff(want, k.Sealed.Header); diff != "" || e.open(k.Sealed) != secret || k.Key != key || k.Access != store.AccessWrite || k.Type != store.TypeS3 {
+		t.Errorf("storage key: %s\n%+v", diff, k)
+	}
+
+	b := e.ok("POST", ai, m{"name": "chat", "aiType": "OTHER", "expiresAt": "2026-03-02T00:00:00+01:00"})
+	key, secret = b.str(t, "key"), b.str(t, "secret")
+	k = record[*store.Key](e, b.str(t, "id"))
+	sum := sha256.Sum256([]byte(secret))
+	want = seal.Header{Format: 1, Workspace: e.ws, Type: seal.TypeRepositoryKey, Record: k.M.ID, Version: 1,
+		Binding: seal.Binding{Use: "ai-key", Key: key, Repository: repo}}
+	if diff := cmp.Diff(want, k.Sealed.Header); diff != "" || e.open(k.Sealed) != string(sum[:]) || k.Type != store.TypeOther {
+		t.Errorf("AI key: %s\n%+v", diff, k)
+	}
+	if !strings.HasPrefix(secret, "kb-"+key+"-") || k.ExpiresAt == nil || !k.ExpiresAt.Equal(time.Date(2026, 3, 1, 23, 0, 0, 0, time.UTC)) {
+		t.Errorf("AI key: %+v", k)
+	}
+
+	for _, tc := range []struct {
+		path  string
+		body  m
+		field string
+	}{
+		{storage, m{"name": "x"}, "accessType"},
+		{storage, m{"name": "x", "accessType": "admin"}, "accessType"},
+		{storage, m{"accessType": "READ"}, "name"},
+		{storage, m{"name": "x", "accessType": "READ", "expiresAt": "tomorrow"}, "expiresAt"},
+		{storage, m{"name": "x", "accessType": "READ", "expiresAt": "2026-03-01T12:00:00Z"}, "expiresAt"},
+		{ai, m{"name": "x"}, "aiType"},
+		{ai, m{"name": "x", "aiType": "S3"}, "aiType"},
+		{ai, m{"name": "x", "aiType": "AWS"}, "aiType"},
+		{ai, m{"aiType": "OPENAI"}, "name"},
+	} {
+		refused(t, fmt.Sprint(tc.path, tc.body), e.do("POST", tc.path, tc.body), 400, "INVALID_FIELD", tc.field+": ")
+	}
+
+	// The second storage key comes first in the list; neither list shows the other sort.
+	c := e.ok("POST", storage, m{"name": "down", "accessType": "READ"})
+	list := e.ok("GET", storage, nil).items(t, "keys")
+	if len(list) != 2 || list[0]["id"] != c.m["id"] || list[1]["id"] != a.m["id"] {
+		t.Errorf("storage keys: %v", list)
+	}
+	if list = e.ok("GET", ai, nil).items(t, "apiKeys"); len(list) != 1 || list[0]["id"] != b.m["id"] || list[0]["deletedAt"] != nil || list[0]["repoId"] != repo {
+		t.Errorf("AI keys: %v", list)
+	}
+
+	e.ok("PUT", storage+"/"+a.str(t, "id"), m{"name": "both", "accessType": "ADMIN", "expiresAt": "2020-01-01T00:00:00Z"})
+	if k := record[*store.Key](e, a.str(t, "id")); k.Name != "both" || k.Access != store.AccessAdmin || k.ExpiresAt != nil || k.Sealed == nil {
+		t.Errorf("after PUT: %+v", k)
+	}
+	e.ok("PUT", ai+"/"+b.str(t, "id"), m{"name": "talk", "aiType": "OPENAI", "accessType": "ADMIN"})
+	if k := record[*store.Key](e, b.str(t, "id")); k.Name != "talk" || k.Type != store.TypeOther || k.Access != "" {
+		t.Errorf("PUT of an AI key changed more than its name: %+v", k)
+	}
+
+	// A key is reached through its own repository and sort only.
+	id := a.str(t, "id")
+	for _, path := range []string{ai + "/" + id, "/repo/" + other + "/apikey/" + id, storage + "/" + newID(), storage + "/x"} {
+		for _, method := range []string{"PUT", "DELETE"} {
+			refused(t, method+" "+path, e.do(method, path, m{"name": "x"}), 404, "NOT_FOUND", "key")
+		}
+	}
+	e.ok("DELETE", storage+"/"+id, nil)
+	refused(t, "delete twice", e.do("DELETE", storage+"/"+id, nil), 404, "NOT_FOUND", "key")
+	if k := record[*store.Key](e, id); k.Sealed != nil || k.M.DeletedAt == nil || k.Key == "" {
+		t.Errorf("deleted key: %+v", k)
+	}
+	if list = e.ok("GET", storage, nil).items(t, "keys"); len(list) != 1 {
+		t.Errorf("after deletion: %v", list)
+	}
+}
+
+func TestSealingKey(t *testing.T) {
+	e := newEnv(t)
+	a := e.ok("GET", "/sealing-key", nil)
+	if a.m["keyId"] != e.pub.ID() || a.m["publicKey"] != string(e.pub.PEM()) || !bytes.Contains(a.raw, []byte(`"manifest":`+manifest)) {
+		t.Errorf("%s", a.raw)
+	}
+	e = newEnv(t, func(c *api.Config) { c.Manifest = nil })
+	if a = e.ok("GET", "/sealing-key", nil); a.m["manifest"] != nil {
+		t.Errorf("manifest that is not there: %v", a.m["manifest"])
+	}
+	e = newEnv(t, func(c *api.Config) {
+		c.Seal = func() (*seal.PublicKey, error) { return nil, errors.New("no custody yet") }
+	})
+	refused(t, "without a key", e.do("GET", "/sealing-key", nil), 503, "NO_SEALING_KEY", "")
+	refused(t, "secret in clear without a key", e.do("POST", "/bucket", e.bucketBody()), 503, "NO_SEALING_KEY", "")
+	repo := e.repo("r", nil, nil)
+	refused(t, "repository key without a key", e.do("POST", "/repo/"+repo+"/apikey", m{"name": "k", "accessType": "READ"}), 503, "NO_SEALING_KEY", "")
+}
+
+func TestHealth(t *testing.T) {
+	e := newEnv(t)
+	if a := e.as("", "GET", "/health", nil); a.status != 200 || string(a.raw) != `{"status":"ok"}` {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+	if err := e.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "health without a store", e.as("", "GET", "/health", nil), 503, "UNAVAILABLE", "store")
+	refused(t, "list without a store", e.do("GET", "/bucket", nil), 503, "UNAVAILABLE", "store")
+}
+
+// TestNoRoute: even what ServeMux would answer by itself has the envelope.
+func TestNoRoute(t *testing.T) {
+	e := newEnv(t)
+	for path, status := range map[string]int{"/": 404, "/nope": 404, "/bucket/": 404, "//bucket": 404, "/repo/../bucket": 404, "/Bucket": 404} {
+		refused(t, path, e.do("GET", path, nil), status, "NOT_FOUND", "")
+	}
+	a := e.do("PATCH", "/bucket", nil)
+	refused(t, "PATCH", a, 405, "METHOD_NOT_ALLOWED", "")
+	if allow := a.header.Get("Allow"); allow != "GET, HEAD, POST" {
+		t.Errorf("Allow: %q", allow)
+	}
+	resp, err := http.Head(e.srv.URL + "/health")
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("HEAD: %v, %v", resp, err)
+	}
+}
+
+// TestFile reads the whole database file after everything has passed through the API.
+func TestFileAndLogHoldNoSecret(t *testing.T) {
+	e := newEnv(t)
+	b, l := e.bucket(), e.llm()
+	repo := e.repo("app", []string{b}, []string{l})
+	k := e.ok("POST", "/repo/"+repo+"/apikey", m{"name": "k", "accessType": "READ"}).str(t, "secret")
+	ai := e.ok("POST", "/repo/"+repo+"/ai/apikey", m{"name": "k", "aiType": "OPENAI"}).str(t, "secret")
+	e.do("PUT", "/bucket/"+b+"?secret="+s3Secret, m{"secret": s3Secret, "name": 5}, "X-Secret", s3Secret)
+	e.do("POST", "/nope/"+s3Secret, s3Secret)
+	e.do("POST", "/bucket/"+s3Secret, s3Secret)
+	e.as(aiSecret, "GET", "/repo/"+aiSecret+"/apikey", nil)
+	e.ok("PUT", "/ai/llm/"+l, m{"secret": aiSecret})
+	lists := bytes.Join([][]byte{e.ok("GET", "/bucket", nil).raw, e.ok("GET", "/ai/llm", nil).raw, e.ok("GET", "/repo", nil).raw}, nil)
+	for _, s := range []string{"ciphertext", "authTag", "sealed"} {
+		if bytes.Contains(lists, []byte(s)) {
+			t.Errorf("a list has %q", s)
+		}
+	}
+	e.srv.Close() // all log lines are written
+	file, err := os.ReadFile(e.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, secret := range map[string]string{"S3 secret": s3Secret, "AI secret": aiSecret, "storage key": k, "AI key": ai, "admin token": e.admin} {
+		for where, text := range map[string][]byte{"the file": file, "the log": e.log.Bytes(), "a list": lists} {
+			if bytes.Contains(text, []byte(secret)) {
+				t.Errorf("%s is in %s", name, where)
+			}
+		}
+	}
+	if !bytes.Contains(e.log.Bytes(), []byte(`"route":"POST /bucket"`)) || !bytes.Contains(e.log.Bytes(), []byte(b)) {
+		t.Errorf("the log does not say what happened:\n%s", e.log)
 	}
 }

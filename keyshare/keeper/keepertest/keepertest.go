@@ -108,7 +108,7 @@ func (k *Keeper) Stop() {
 		return
 	}
 	k.grpc.Stop()
-	<-k.served
+	_ = <-k.served // nil after Stop
 	k.server.Close()
 	k.grpc = nil
 }
@@ -165,7 +165,7 @@ func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	fatal(t, err)
-	defer l.Close() //nolint:errcheck // only its address is wanted
+	defer l.Close()
 	return l.Addr().String()
 }
 

@@ -1,0 +1,557 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+
+	"keybridge/keyshare/seal"
+	"keybridge/store"
+	"keybridge/store/api"
+)
+
+// testCA returns a CA certificate in PEM.
+var testCAOnce = sync.OnceValues(func() (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}, &x509.Certificate{}, &key.PublicKey, key)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), err
+})
+
+func testCA(t *testing.T) string {
+	t.Helper()
+	ca, err := testCAOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+// TestTokens: what is not exactly a valid token gets 401 on every route that has data.
+func TestTokens(t *testing.T) {
+	now := &clock{now: time.Now()}
+	e := newEnv(t, func(c *api.Config) { c.Clock = now.Now })
+	expiring := e.token(map[string]store.Access{"*": store.AccessAdmin})
+	revoked := e.token(map[string]store.Access{"*": store.AccessAdmin})
+	tokens, err := e.store.List(t.Context(), store.KindToken, store.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := now.Now().Add(time.Hour)
+	for _, r := range tokens {
+		tok := r.(*store.Token)
+		if bytes.Contains([]byte(fmt.Sprintf("%s%x", tok.Hash, tok.Hash)), []byte(e.admin)) || len(tok.Hash) != 32 {
+			t.Errorf("a token is stored: %+v", tok)
+		}
+	}
+	set := func(token string, change func(*store.Token)) {
+		t.Helper()
+		for _, r := range tokens {
+			tok := r.(*store.Token)
+			if string(tok.Hash) != string(hashOf(token)) {
+				continue
+			}
+			change(tok)
+			if _, err := e.store.Apply(t.Context(), store.Put(tok)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	set(expiring, func(tok *store.Token) { tok.ExpiresAt = &at })
+	set(revoked, func(tok *store.Token) { d := now.Now(); tok.M.DeletedAt = &d })
+
+	if a := e.as(expiring, "GET", "/workspace", nil); a.status != 200 {
+		t.Errorf("before it expires: %d", a.status)
+	}
+	now.Add(time.Hour)
+	for name, token := range map[string]string{
+		"none": "", "unknown": "kbt-" + strings.Repeat("A", 43), "longer": e.admin + "x", "shorter": e.admin[:len(e.admin)-1],
+		"other case": strings.ToLower(e.admin), "expired": expiring, "revoked": revoked, "its hash": fmt.Sprintf("%x", hashOf(e.admin)),
+	} {
+		for _, route := range api.Routes() {
+			method, path, _ := strings.Cut(route, " ")
+			if path == "/health" || path == "/openapi.yaml" {
+				continue
+			}
+			a := e.as(token, method, strings.NewReplacer("{id}", newID(), "{keyId}", newID()).Replace(path), nil)
+			refused(t, name+" "+route, a, 401, "UNAUTHORIZED", "")
+			if a.header.Get("WWW-Authenticate") == "" {
+				t.Errorf("%s: no WWW-Authenticate", route)
+			}
+		}
+	}
+	for name, header := range map[string][]string{
+		"Basic": {"Basic " + e.admin}, "bare": {e.admin}, "two": {"Bearer " + e.admin, "Bearer " + e.admin}, "list": {"Bearer " + e.admin + ", Bearer x"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", e.srv.URL+"/workspace?access_token="+e.admin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header["Authorization"] = header
+		resp, err := e.srv.Client().Do(req)
+		if err != nil || resp.StatusCode != 401 {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+	if a := e.do("GET", "/workspace", nil, "Authorization", "bearer  "+e.admin); a.status != 200 { // RFC 9110 §11.1: the scheme is case-insensitive
+		t.Errorf("bearer in lower case: %d", a.status)
+	}
+}
+
+func TestNewToken(t *testing.T) {
+	for name, roles := range map[string]map[string]store.Access{
+		"none": {}, "unknown role": {"*": "OWNER"}, "no id": {"home": store.AccessRead}, "upper case id": {strings.ToUpper(newID()): store.AccessRead},
+	} {
+		if _, _, err := api.NewToken("x", roles); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, _, err := api.NewToken("", map[string]store.Access{"*": store.AccessAdmin}); err == nil {
+		t.Error("a token without a name")
+	}
+}
+
+// TestRoles tries every route with tokens of every role, of this workspace and of another.
+func TestRoles(t *testing.T) {
+	e := newEnv(t)
+	foreign := e.workspace("foreign")
+	bucket, llm := e.bucket(), e.llm()
+	repo := e.repo("app", nil, nil)
+	key := e.ok("POST", "/repo/"+repo+"/apikey", m{"name": "k", "accessType": "READ"}).str(t, "id")
+	ai := e.ok("POST", "/repo/"+repo+"/ai/apikey", m{"name": "k", "aiType": "OPENAI"}).str(t, "id")
+
+	type request struct {
+		method, path string
+		body         any
+		need         store.Access
+	}
+	n := 0
+	fresh := func() string { n++; return fmt.Sprintf("n%d", n) }
+	requests := func() []request {
+		return []request{
+			{"GET", "/workspace/" + e.ws, nil, store.AccessRead},
+			{"PUT", "/workspace/" + e.ws, m{"name": "home"}, store.AccessAdmin},
+			{"POST", "/bucket", with(e.bucketBody(), "name", fresh()), store.AccessWrite},
+			{"GET", "/bucket?workspaceId=" + e.ws, nil, store.AccessRead},
+			{"GET", "/bucket/available?workspaceId=" + e.ws, nil, store.AccessRead},
+			{"PUT", "/bucket/" + bucket, m{}, store.AccessWrite},
+			{"POST", "/ai/llm", with(e.llmBody(), "name", fresh()), store.AccessWrite},
+			{"GET", "/ai/llm?workspaceId=" + e.ws, nil, store.AccessRead},
+			{"GET", "/ai/llm/available?workspaceId=" + e.ws, nil, store.AccessRead},
+			{"PUT", "/ai/llm/" + llm, m{}, store.AccessWrite},
+			{"POST", "/repo", repoBody(e.ws, fresh(), nil, nil), store.AccessWrite},
+			{"GET", "/repo?workspaceId=" + e.ws, nil, store.AccessRead},
+			{"PUT", "/repo/" + repo, m{}, store.AccessWrite},
+			{"POST", "/repo/" + repo + "/apikey", m{"name": "k", "accessType": "READ"}, store.AccessWrite},
+			{"GET", "/repo/" + repo + "/apikey", nil, store.AccessRead},
+			{"PUT", "/repo/" + repo + "/apikey/" + key, m{"accessType": "READ"}, store.AccessWrite},
+			{"POST", "/repo/" + repo + "/ai/apikey", m{"name": "k", "aiType": "OPENAI"}, store.AccessWrite},
+			{"GET", "/repo/" + repo + "/ai/apikey", nil, store.AccessRead},
+			{"PUT", "/repo/" + repo + "/ai/apikey/" + ai, m{}, store.AccessWrite},
+		}
+	}
+	// Deletions come last, from the leaves up; only those that are refused leave something to try next.
+	deletions := []request{
+		{"DELETE", "/repo/" + repo + "/apikey/" + key, nil, store.AccessWrite},
+		{"DELETE", "/repo/" + repo + "/ai/apikey/" + ai, nil, store.AccessWrite},
+		{"DELETE", "/repo/" + repo, nil, store.AccessWrite},
+		{"DELETE", "/bucket/" + bucket, nil, store.AccessWrite},
+		{"DELETE", "/ai/llm/" + llm, nil, store.AccessWrite},
+		{"DELETE", "/workspace/" + e.ws, nil, store.AccessAdmin},
+	}
+	rank := map[store.Access]int{store.AccessRead: 1, store.AccessWrite: 2, store.AccessAdmin: 3}
+	for _, role := range []store.Access{store.AccessRead, store.AccessWrite, store.AccessAdmin} {
+		stranger := e.token(map[string]store.Access{foreign: role})
+		for _, rq := range append(requests(), deletions...) {
+			a := e.as(stranger, rq.method, rq.path, rq.body)
+			refused(t, fmt.Sprintf("%s of another workspace: %s %s", role, rq.method, rq.path), a, 403, "FORBIDDEN", "")
+		}
+		for _, path := range []string{"/bucket", "/ai/llm", "/repo", "/repo?repoId=" + repo, "/workspace"} {
+			a := e.as(stranger, "GET", path, nil)
+			if a.status != 200 || bytes.Contains(a.raw, []byte(e.ws)) {
+				t.Errorf("%s of another workspace: GET %s: %d %s", role, path, a.status, a.raw)
+			}
+		}
+		refused(t, "make a workspace", e.as(stranger, "POST", "/workspace", m{"name": fresh()}), 403, "FORBIDDEN", "")
+
+		for _, member := range []string{e.token(map[string]store.Access{e.ws: role}), e.token(map[string]store.Access{"*": role, e.ws: store.AccessRead})} {
+			for _, rq := range requests() {
+				a := e.as(member, rq.method, rq.path, rq.body)
+				if rank[role] >= rank[rq.need] && a.status != 200 {
+					t.Errorf("%s: %s %s: %d %s", role, rq.method, rq.path, a.status, a.raw)
+				} else if rank[role] < rank[rq.need] {
+					refused(t, fmt.Sprintf("%s: %s %s", role, rq.method, rq.path), a, 403, "FORBIDDEN", "")
+				}
+			}
+			for _, rq := range deletions {
+				if rank[role] < rank[rq.need] && role == store.AccessRead {
+					refused(t, fmt.Sprintf("%s: %s %s", role, rq.method, rq.path), e.as(member, rq.method, rq.path, nil), 403, "FORBIDDEN", "")
+				}
+			}
+		}
+	}
+	writer := e.token(map[string]store.Access{e.ws: store.AccessWrite})
+	for _, rq := range deletions[:5] {
+		if a := e.as(writer, rq.method, rq.path, nil); a.status != 200 {
+			t.Errorf("WRITE: %s %s: %d %s", rq.method, rq.path, a.status, a.raw)
+		}
+	}
+	refused(t, "WRITE: delete the workspace", e.as(writer, "DELETE", "/workspace/"+e.ws, nil), 403, "FORBIDDEN", "")
+}
+
+// TestForeignParts: a member of two workspaces cannot bring their parts together.
+func TestForeignParts(t *testing.T) {
+	e := newEnv(t)
+	foreign := e.workspace("foreign")
+	fb := e.bucket("workspaceId", foreign)
+	fl := e.llm("workspaceId", foreign)
+	fr := e.ok("POST", "/repo", repoBody(foreign, "f", nil, nil)).str(t, "repoId")
+	fk := e.ok("POST", "/repo/"+fr+"/apikey", m{"name": "k", "accessType": "READ"}).str(t, "id")
+	repo := e.repo("app", nil, nil)
+	refused(t, "create with a foreign bucket", e.do("POST", "/repo", repoBody(e.ws, "x", []string{fb}, nil)), 404, "NOT_FOUND", "bucket")
+	refused(t, "create with a foreign LLM", e.do("POST", "/repo", repoBody(e.ws, "x", nil, []string{fl})), 404, "NOT_FOUND", "AI connector")
+	refused(t, "add a foreign bucket", e.do("PUT", "/repo/"+repo, m{"repoBuckets": []m{{"bucketId": fb}}}), 404, "NOT_FOUND", "bucket")
+	refused(t, "move a repository", e.do("PUT", "/repo/"+repo, m{"workspaceId": foreign}), 400, "INVALID_FIELD", "workspaceId")
+	refused(t, "foreign key through an own repository", e.do("PUT", "/repo/"+repo+"/apikey/"+fk, m{"accessType": "ADMIN"}), 404, "NOT_FOUND", "key")
+
+	// The same with a token that has no role there: it learns no more.
+	member := e.token(map[string]store.Access{e.ws: store.AccessAdmin})
+	refused(t, "foreign key through an own repository", e.as(member, "DELETE", "/repo/"+repo+"/apikey/"+fk, nil), 403, "FORBIDDEN", "")
+	refused(t, "foreign workspace in the body", e.as(member, "POST", "/bucket", with(e.bucketBody(), "workspaceId", foreign)), 403, "FORBIDDEN", "")
+	refused(t, "unknown workspace in the body", e.as(member, "POST", "/bucket", with(e.bucketBody(), "workspaceId", newID())), 403, "FORBIDDEN", "")
+}
+
+func TestSealedCreate(t *testing.T) {
+	e := newEnv(t)
+	sealed := func(id string, h seal.Header) m {
+		return with(e.bucketBody(), "secret", nil, "id", id, "sealedSecret", e.seal(h, s3Secret))
+	}
+	id := newID()
+	if got := e.ok("POST", "/bucket", sealed(id, e.s3Header(id))).str(t, "bucketId"); got != id {
+		t.Errorf("made %s, asked for %s", got, id)
+	}
+	if c := record[*store.Credential](e, id); e.open(c.Sealed) != s3Secret || c.Sealed.Header != e.s3Header(id) {
+		t.Errorf("stored %+v", c)
+	}
+	// An id, once used, is nobody's again: not by the same request, not in another workspace, not after deletion, not for an LLM.
+	again := sealed(id, e.s3Header(id))
+	refused(t, "same id", e.do("POST", "/bucket", with(again, "name", "again")), 409, "ID_TAKEN", "id")
+	foreign := e.workspace("foreign")
+	h := e.s3Header(id)
+	h.Workspace = foreign
+	attacker := e.token(map[string]store.Access{foreign: store.AccessAdmin})
+	refused(t, "id of another workspace", e.as(attacker, "POST", "/bucket", with(sealed(id, h), "workspaceId", foreign)), 409, "ID_TAKEN", "id")
+	hl := seal.Header{Format: 1, Workspace: e.ws, Type: seal.TypeCredential, Record: id, Version: 1,
+		Binding: seal.Binding{Use: "openai", Scheme: "https", Host: "api.openai.com", Port: 443, Scope: "/v1"}}
+	refused(t, "id for an LLM", e.do("POST", "/ai/llm", with(e.llmBody(), "secret", nil, "id", id, "sealedSecret", e.seal(hl, aiSecret))), 409, "ID_TAKEN", "id")
+	e.ok("DELETE", "/bucket/"+id, nil)
+	refused(t, "id of a deleted record", e.do("POST", "/bucket", again), 409, "ID_TAKEN", "id")
+
+	// Every header field is compared.
+	for name, change := range map[string]func(*seal.Header){
+		"header.workspace":       func(h *seal.Header) { h.Workspace = foreign },
+		"header.record":          func(h *seal.Header) { h.Record = newID() },
+		"header.version":         func(h *seal.Header) { h.Version = 2 },
+		"header.binding.key":     func(h *seal.Header) { h.Binding.Key = "AKIAOTHER" },
+		"header.binding.scheme":  func(h *seal.Header) { h.Binding.Scheme = "http" },
+		"header.binding.host":    func(h *seal.Header) { h.Binding.Host = "evil.example.com" },
+		"header.binding.port":    func(h *seal.Header) { h.Binding.Port = 8443 },
+		"header.binding.ca":      func(h *seal.Header) { h.Binding.CA = seal.CADigest([]byte("other")) },
+		"header.binding.scope":   func(h *seal.Header) { h.Binding.Scope = "other-bucket" },
+		"header.binding.scope *": func(h *seal.Header) { h.Binding.Scope = "*" },
+		"header.binding.use":     func(h *seal.Header) { h.Binding.Use, h.Binding.Key, h.Binding.Scope = "openai", "", "/v1" },
+		"header.type": func(h *seal.Header) {
+			h.Type, h.Binding = seal.TypeRepositoryKey, seal.Binding{Use: "s3-key", Key: "AKIA", Repository: newID()}
+		},
+	} {
+		id := newID()
+		h := e.s3Header(id)
+		change(&h)
+		field, _, _ := strings.Cut(name, " ")
+		refused(t, name, e.do("POST", "/bucket", sealed(id, h)), 400, "SEALED_MISMATCH", field)
+	}
+
+	// A header that was changed after sealing is refused here as far as it can be seen, and cannot be opened otherwise.
+	id = newID()
+	good := e.seal(e.s3Header(id), s3Secret)
+	for name, tc := range map[string]struct {
+		change func(o m)
+		code   string
+	}{
+		"format":         {func(o m) { o["header"].(m)["format"] = 2 }, "INVALID_FIELD"},
+		"suite":          {func(o m) { o["key"].(m)["suite"] = 2 }, "INVALID_FIELD"},
+		"key id":         {func(o m) { o["key"].(m)["keyId"] = "x" }, "INVALID_FIELD"},
+		"short wrap":     {func(o m) { o["key"].(m)["value"] = "AAAA" }, "INVALID_FIELD"},
+		"no iv":          {func(o m) { delete(o, "iv") }, "INVALID_FIELD"},
+		"empty message":  {func(o m) { o["message"] = "" }, "INVALID_FIELD"},
+		"repository too": {func(o m) { o["header"].(m)["binding"].(m)["repository"] = newID() }, "INVALID_FIELD"},
+		"not base64":     {func(o m) { o["authTag"] = "!" }, "INVALID_FIELD"},
+	} {
+		j, err := json.Marshal(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var o m
+		if err := json.Unmarshal(j, &o); err != nil {
+			t.Fatal(err)
+		}
+		tc.change(o)
+		refused(t, name, e.do("POST", "/bucket", with(e.bucketBody(), "secret", nil, "id", id, "sealedSecret", o)), 400, tc.code, "sealedSecret: ")
+	}
+
+	refused(t, "without id", e.do("POST", "/bucket", with(sealed(id, e.s3Header(id)), "id", nil)), 400, "INVALID_FIELD", "id: ")
+	refused(t, "both secrets", e.do("POST", "/bucket", with(sealed(id, e.s3Header(id)), "secret", "x")), 400, "INVALID_FIELD", "secret: ")
+	refused(t, "clear key beside a sealed LLM secret", e.do("POST", "/ai/llm",
+		with(e.llmBody(), "secret", nil, "key", "sk-clear", "id", id, "sealedSecret", good)), 400, "INVALID_FIELD", "key: ")
+
+	other, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := seal.NewPublicKey(&other.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong, err := seal.Seal(pub, e.s3Header(id), []byte(s3Secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "another sealing key", e.do("POST", "/bucket", with(e.bucketBody(), "secret", nil, "id", id, "sealedSecret", wrong)), 409, "SEALING_KEY_CHANGED", "")
+	e.ok("POST", "/bucket", sealed(id, e.s3Header(id))) // none of these left a trace
+
+	// A sealed update names the next version and the binding after the update.
+	h = e.s3Header(id)
+	h.Version, h.Binding.Host = 2, "s3.example.com"
+	update := m{"endpoint": "https://s3.example.com", "sealedSecret": e.seal(h, "new")}
+	refused(t, "sealed for where it was not moved", e.do("PUT", "/bucket/"+id, with(update, "endpoint", nil)), 400, "SEALED_MISMATCH", "binding.host")
+	refused(t, "id of another record", e.do("PUT", "/bucket/"+id, with(update, "id", newID())), 400, "INVALID_FIELD", "id: ")
+	e.ok("PUT", "/bucket/"+id, update)
+	refused(t, "old version replayed", e.do("PUT", "/bucket/"+id, update), 400, "SEALED_MISMATCH", "header.version (the next is 3)")
+	if c := record[*store.Credential](e, id); e.open(c.Sealed) != "new" || c.Sealed.Header != h {
+		t.Errorf("updated: %+v", c.Sealed.Header)
+	}
+}
+
+func TestIdempotency(t *testing.T) {
+	e := newEnv(t)
+	post := func(token, path string, body any, key string) answer {
+		t.Helper()
+		return e.as(token, "POST", path, body, "Idempotency-Key", key)
+	}
+	repo := e.repo("first", nil, nil)
+	for _, tc := range []struct {
+		path, field string
+		body        m
+		change      []any
+	}{
+		{"/bucket", "bucketId", e.bucketBody(), []any{"name", "other"}},
+		{"/ai/llm", "aiLlmId", e.llmBody(), []any{"endpoint", "https://other.example.com"}},
+		{"/repo", "repoId", repoBody(e.ws, "r", nil, nil), []any{"repoBuckets", []m{{"bucketId": newID()}}}},
+	} {
+		first := post(e.admin, tc.path, tc.body, "k1")
+		if first.status != 200 {
+			t.Fatalf("%s: %d %s", tc.path, first.status, first.raw)
+		}
+		second := post(e.admin, tc.path, with(tc.body, "unknown", newID()), "k1")
+		if second.status != 200 || second.m[tc.field] != first.m[tc.field] {
+			t.Errorf("%s again: %d %s, first %s", tc.path, second.status, second.raw, first.raw)
+		}
+		refused(t, tc.path+": another request", post(e.admin, tc.path, with(tc.body, tc.change...), "k1"), 409, "IDEMPOTENCY_KEY_REUSED", "Idempotency-Key")
+		refused(t, tc.path+": another key", post(e.admin, tc.path, tc.body, "k2"), 409, "NAME_ALREADY_USED", "name")
+		// Another token's keys are its own, and a replay needs the role that the request needs.
+		refused(t, tc.path+": another token", post(e.token(map[string]store.Access{"*": store.AccessWrite}), tc.path, tc.body, "k1"), 409, "NAME_ALREADY_USED", "name")
+	}
+	w := post(e.admin, "/workspace", m{"name": "w"}, "k1")
+	if again := post(e.admin, "/workspace", m{"name": "w"}, "k1"); w.status != 200 || string(again.raw) != string(w.raw) {
+		t.Errorf("workspace: %s, again %s", w.raw, again.raw)
+	}
+
+	for path, body := range map[string]m{"/apikey": {"name": "k", "accessType": "READ"}, "/ai/apikey": {"name": "k", "aiType": "OPENAI"}} {
+		first := post(e.admin, "/repo/"+repo+path, body, "k1")
+		second := post(e.admin, "/repo/"+repo+path, body, "k1")
+		refused(t, path+" again", second, 409, "SECRET_SHOWN_ONCE", first.str(t, "id"))
+		if bytes.Contains(second.raw, []byte(first.str(t, "secret"))) {
+			t.Errorf("%s: the secret was shown again", path)
+		}
+		refused(t, path+": another request", post(e.admin, "/repo/"+repo+path, with(body, "name", "other"), "k1"), 409, "IDEMPOTENCY_KEY_REUSED", "")
+		e.ok("DELETE", "/repo/"+repo+path+"/"+first.str(t, "id"), nil)
+		if a := post(e.admin, "/repo/"+repo+path, body, "k1"); a.status != 200 || a.m["id"] == first.m["id"] {
+			t.Errorf("%s after deletion: %d %s", path, a.status, a.raw)
+		}
+	}
+	refused(t, "empty key", post(e.admin, "/workspace", m{"name": "x"}, ""), 400, "INVALID_FIELD", "Idempotency-Key: ")
+	refused(t, "long key", post(e.admin, "/workspace", m{"name": "x"}, strings.Repeat("k", 256)), 400, "INVALID_FIELD", "Idempotency-Key: ")
+
+	// A sealed create repeated as it was, and after an update.
+	id := newID()
+	sealed := with(e.bucketBody(), "name", "sealed", "secret", nil, "id", id, "sealedSecret", e.seal(e.s3Header(id), s3Secret))
+	for range 2 {
+		if a := post(e.admin, "/bucket", sealed, "k3"); a.status != 200 || a.m["bucketId"] != id {
+			t.Errorf("sealed create: %d %s", a.status, a.raw)
+		}
+		e.ok("PUT", "/bucket/"+id, m{"name": "renamed"})
+	}
+
+	// Many at once make one.
+	var wg sync.WaitGroup
+	ids := make([]any, 8)
+	for i := range ids {
+		wg.Go(func() { ids[i] = post(e.admin, "/repo", repoBody(e.ws, "many", nil, nil), "many").m["repoId"] })
+	}
+	wg.Wait()
+	for _, id := range ids {
+		if id == nil || id != ids[0] {
+			t.Errorf("concurrent repetitions made %v", ids)
+			break
+		}
+	}
+}
+
+func TestIfMatch(t *testing.T) {
+	e := newEnv(t)
+	repo := e.repo("app", nil, nil)
+	targets := []string{"/workspace/" + e.ws, "/bucket/" + e.bucket(), "/ai/llm/" + e.llm(), "/repo/" + repo,
+		"/repo/" + repo + "/apikey/" + e.ok("POST", "/repo/"+repo+"/apikey", m{"name": "k", "accessType": "READ"}).str(t, "id"),
+		"/repo/" + repo + "/ai/apikey/" + e.ok("POST", "/repo/"+repo+"/ai/apikey", m{"name": "k", "aiType": "OPENAI"}).str(t, "id")}
+	for _, path := range targets {
+		for _, bad := range []string{`"2"`, `W/"1"`, `1`, `"0"`, `""`, `"x", "y"`} {
+			refused(t, "PUT "+path+" "+bad, e.do("PUT", path, m{}, "If-Match", bad), 412, "VERSION_MISMATCH", "If-Match")
+			refused(t, "DELETE "+path+" "+bad, e.do("DELETE", path, nil, "If-Match", bad), 412, "VERSION_MISMATCH", "If-Match")
+		}
+		a := e.do("PUT", path, m{}, "If-Match", `"7", "1"`)
+		if a.status != 200 || a.header.Get("ETag") != `"2"` {
+			t.Errorf("PUT %s: %d %s, ETag %s", path, a.status, a.raw, a.header.Get("ETag"))
+		}
+		refused(t, "PUT "+path+" again", e.do("PUT", path, m{}, "If-Match", `"1"`), 412, "VERSION_MISMATCH", `"2"`)
+	}
+	for i := len(targets) - 1; i >= 0; i-- {
+		if a := e.do("DELETE", targets[i], nil, "If-Match", "*"); a.status != 200 && a.m["error_code"] != "WORKSPACE_NOT_EMPTY" {
+			t.Errorf("DELETE %s: %d %s", targets[i], a.status, a.raw)
+		}
+	}
+
+	// Of many updates that rest on one version, one wins.
+	ws := e.workspace("contended")
+	var wg sync.WaitGroup
+	statuses := make([]int, 8)
+	for i := range statuses {
+		wg.Go(func() {
+			statuses[i] = e.do("PUT", "/workspace/"+ws, m{"name": fmt.Sprint("w", i)}, "If-Match", `"1"`).status
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, s := range statuses {
+		switch s {
+		case 200:
+			won++
+		case 412:
+		default:
+			t.Errorf("status %d", s)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d updates of version 1 won", won)
+	}
+}
+
+// TestRaces: two requests that are each allowed must not together leave a
+// repository without its connector, or a record in a deleted workspace.
+func TestRaces(t *testing.T) {
+	e := newEnv(t)
+	for i := range 15 {
+		bucket := e.bucket("name", fmt.Sprint("b", i))
+		var made, deleted answer
+		var wg sync.WaitGroup
+		wg.Go(func() { made = e.do("POST", "/repo", repoBody(e.ws, fmt.Sprint("r", i), []string{bucket}, nil)) })
+		wg.Go(func() { deleted = e.do("DELETE", "/bucket/"+bucket, nil) })
+		wg.Wait()
+		if (made.status == 200) == (deleted.status == 200) {
+			t.Errorf("repository: %s, deletion of its bucket: %s", made.raw, deleted.raw)
+		}
+		ws := e.workspace(fmt.Sprint("w", i))
+		wg.Go(func() { made = e.do("POST", "/bucket", with(e.bucketBody(), "workspaceId", ws)) })
+		wg.Go(func() { deleted = e.do("DELETE", "/workspace/"+ws, nil) })
+		wg.Wait()
+		if (made.status == 200) == (deleted.status == 200) {
+			t.Errorf("bucket: %s, deletion of its workspace: %s", made.raw, deleted.raw)
+		}
+	}
+}
+
+// TestSecondControlPlane: with another writer on the store, decisions are made
+// anew, and what cannot be decided is a 409, not a lost update.
+func TestSecondControlPlane(t *testing.T) {
+	writes, attempts := 3, 0
+	var e *env
+	e = newEnv(t, func(c *api.Config) {
+		inner := c.Seal
+		c.Seal = func() (*seal.PublicKey, error) { // runs between reading and writing
+			if attempts++; attempts <= writes {
+				if _, err := e.store.Apply(t.Context(), store.Put(&store.Workspace{M: store.Meta{ID: newID()}, Name: fmt.Sprint("w", attempts)})); err != nil {
+					t.Error(err)
+				}
+			}
+			return inner()
+		}
+	})
+	e.bucket()
+	if attempts != 4 {
+		t.Errorf("decided %d times, want 4", attempts)
+	}
+	writes, attempts = 1<<30, 100
+	refused(t, "busy store", e.do("POST", "/bucket", with(e.bucketBody(), "name", "b2")), 409, "VERSION_CONFLICT", "")
+}
+
+func TestBodyLimit(t *testing.T) {
+	e := newEnv(t)
+	big := `{"name":"` + strings.Repeat("x", 512<<10) + `"}`
+	// With a length that says so, and without one (chunked).
+	refused(t, "too large", e.do("POST", "/workspace", big), 413, "TOO_LARGE", "")
+	req, err := http.NewRequestWithContext(t.Context(), "POST", e.srv.URL+"/workspace", io.MultiReader(strings.NewReader(big)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+e.admin)
+	resp, err := e.srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 413 {
+		t.Errorf("chunked: %d", resp.StatusCode)
+	}
+	// Without a token nobody reads the body at all.
+	refused(t, "too large, no token", e.as("", "POST", "/workspace", big), 401, "UNAUTHORIZED", "")
+	e.ok("POST", "/workspace", `{"name":"large","pad":"`+strings.Repeat("x", 511<<10)+`"}`)
+}
+
+// TestPanic: a bug answers 500 with the envelope, and its value, which could be anything, is not logged.
+func TestPanic(t *testing.T) {
+	e := newEnv(t, func(c *api.Config) { c.Seal = func() (*seal.PublicKey, error) { panic("value with " + s3Secret) } })
+	refused(t, "panic", e.do("GET", "/sealing-key", nil), 500, "INTERNAL", "internal error")
+	refused(t, "panic while writing is held", e.do("POST", "/bucket", e.bucketBody()), 500, "INTERNAL", "internal error")
+	e.workspace("still works")
+	e.srv.Close()
+	if log := e.log.String(); strings.Contains(log, s3Secret) || !strings.Contains(log, "panic in the admin API") || !strings.Contains(log, "sealingkey.go") {
+		t.Errorf("log: %s", log)
+	}
+}
