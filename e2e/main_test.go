@@ -57,9 +57,9 @@ func keybridge(dir string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "keybridge")
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/keybridge")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./cmd/keybridge")
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret")
+	cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building keybridge: %w\n%s", err, out)
 	}

@@ -62,6 +62,8 @@ func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
 	fromADS := &corev3.ConfigSource{
 		ResourceApiVersion:    corev3.ApiVersion_V3,
 		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		// By default Envoy goes without after 15 s, and calls itself ready.
+		InitialFetchTimeout: durationpb.New(0),
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node: &corev3.Node{Id: nodeID, Cluster: "keybridge"},

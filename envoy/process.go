@@ -91,7 +91,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	if cfg.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(cfg.Concurrency))
 	}
-	cmd := exec.CommandContext(ctx, cfg.Binary, args...)
+	cmd := exec.CommandContext(ctx, cfg.Binary, args...) //nolint:gosec // the operator names the binary
 	cmd.Dir = dir
 	cmd.Env = []string{} // it needs nothing of ours
 	cmd.Stdout, cmd.Stderr = cfg.Log, cfg.Log
@@ -195,7 +195,7 @@ func (p *Process) admin(ctx context.Context, method, path string) ([]byte, error
 
 // Stop ends Envoy: no new connections, requests under way may finish until the
 // drain time or ctx is over, then SIGTERM, then SIGKILL. It returns when the
-// process is gone.
+// process is gone, with an error if it had ended by itself or had to be killed.
 func (p *Process) Stop(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -212,6 +212,9 @@ func (p *Process) Stop(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-p.done:
+		if s, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() && s.Signal() == syscall.SIGTERM {
+			return nil // it had not come as far as handling the signal
+		}
 		return p.err
 	case <-timer.C:
 	case <-ctx.Done():

@@ -1,8 +1,6 @@
 package extproc
 
 import (
-	"unsafe"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -58,7 +56,7 @@ func (x *exchange) set(name, value string) {
 		})
 	}
 	h := x.lines[x.used].GetHeader()
-	h.Key, h.RawValue = name, unsafe.Slice(unsafe.StringData(value), len(value))
+	h.Key, h.RawValue = name, bytesOf(value)
 	x.used++
 }
 
@@ -84,7 +82,7 @@ func (x *exchange) refuse(e *Error) *extprocv3.ProcessingResponse {
 		x.set(e.Headers[i].Name, e.Headers[i].Value)
 	}
 	x.mutation.SetHeaders = x.lines[:x.used]
-	x.immediate.Status.Code = typev3.StatusCode(e.Status) //nolint:gosec // an HTTP status
+	x.immediate.Status.Code = typev3.StatusCode(e.Status)
 	x.immediate.Body = e.Body
 	x.immediate.Details = e.Reason
 	return &x.refused

@@ -98,7 +98,7 @@ func (r *Request) set(headers []*corev3.HeaderValue, endOfStream bool) {
 	for _, h := range headers {
 		value := h.GetValue()
 		if raw := h.GetRawValue(); len(raw) > 0 {
-			value = unsafe.String(unsafe.SliceData(raw), len(raw))
+			value = view(raw)
 		}
 		r.add(h.GetKey(), value)
 	}
@@ -152,7 +152,7 @@ func (d *Decision) Bytes(parts ...[]byte) string {
 	for _, p := range parts {
 		d.memory = append(d.memory, p...)
 	}
-	return unsafe.String(unsafe.SliceData(d.memory[from:]), n)
+	return view(d.memory[from:])
 }
 
 // maxKept bounds the memory that a pooled decision keeps, as a client chooses how
@@ -170,6 +170,17 @@ func (d *Decision) reset() {
 	clear(d.Set)
 	clear(d.Remove)
 	*d = Decision{Set: d.Set[:0], Remove: d.Remove[:0], memory: d.memory[:0]}
+}
+
+// view is b as a string. Nobody writes to b as long as the string is used: it is
+// part of a message that was received, or of a decision until that was sent.
+func view(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // as said above
+}
+
+// bytesOf is s as bytes that are only read.
+func bytesOf(s string) []byte {
+	return unsafe.Slice(unsafe.StringData(s), len(s)) //nolint:gosec // as said above
 }
 
 // Error refuses a request in the protocol's own words.

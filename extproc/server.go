@@ -68,10 +68,9 @@ var (
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
 		// Streams are short and many: workers keep their grown stacks.
-		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))*4), //nolint:gosec // a handful
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))*4),
 		// Envoy limits a request's headers to 60 KiB by default and 8 MiB at most.
 		grpc.MaxRecvMsgSize(9<<20),
-		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 	)
 	extprocv3.RegisterExternalProcessorServer(g, s)

@@ -84,6 +84,19 @@ type resources struct {
 	cache   *cachev3.LinearCache
 	now     map[string]proto.Message
 	version uint64 // mirrors the cache's counter
+	given   bool   // Set has said what there is
+}
+
+// whole says whether every type has been set.
+func (g *group) whole() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.types {
+		if !r.given {
+			return false
+		}
+	}
+	return true
 }
 
 // NewServer makes a server without groups. Close ends it.
@@ -129,16 +142,8 @@ func (s *Server) StreamAggregatedResources(stream discoveryv3.AggregatedDiscover
 	return s.sotw.StreamHandler(stream, resourcev3.AnyType)
 }
 
-// AddGroup creates an empty group unless it exists. Peers of a group that does
-// not exist are refused as unavailable: an empty answer would make them drop
-// what they serve.
-func (s *Server) AddGroup(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.groups[name] == nil {
-		s.groups[name] = s.newGroup()
-	}
-}
+// AddGroup makes a group unless it exists; Set does so too.
+func (s *Server) AddGroup(name string) { s.makeGroup(name) }
 
 func (s *Server) newGroup() *group {
 	g := &group{types: make(map[string]*resources, len(s.types))}
@@ -154,9 +159,13 @@ func (s *Server) newGroup() *group {
 }
 
 // Set makes the resources of one type in a group exactly those given, by name,
-// creating the group if it is new, and returns the version that says so. What
-// did not change is not sent again. The server keeps the messages; they must
-// not be changed afterwards.
+// and returns the version that says so. What did not change is not sent again.
+// The server keeps the messages; they must not be changed afterwards.
+//
+// Set makes the group if it is new. It is served once every type has been set:
+// until then its peers are refused as unavailable, since an answer that leaves
+// out what is yet to come would make a peer drop what it has, an Envoy its
+// listeners among it.
 func (s *Server) Set(groupName, typeURL string, all map[string]proto.Message) (version uint64, err error) {
 	return s.change(groupName, typeURL, all, nil, true)
 }
@@ -167,8 +176,7 @@ func (s *Server) Update(groupName, typeURL string, set map[string]proto.Message,
 }
 
 func (s *Server) change(groupName, typeURL string, set map[string]proto.Message, remove []string, replace bool) (uint64, error) {
-	s.AddGroup(groupName)
-	g := s.group(groupName)
+	g := s.makeGroup(groupName)
 	r := g.types[typeURL]
 	if r == nil {
 		return 0, fmt.Errorf("xds: type %s is not served", typeURL)
@@ -176,6 +184,7 @@ func (s *Server) change(groupName, typeURL string, set map[string]proto.Message,
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if replace {
+		r.given = true
 		for name := range r.now {
 			if _, keep := set[name]; !keep {
 				remove = append(remove, name)
@@ -206,6 +215,17 @@ func (s *Server) change(groupName, typeURL string, set map[string]proto.Message,
 		return 0, fmt.Errorf("xds: updating %s: %w", typeURL, err)
 	}
 	return r.version, nil
+}
+
+func (s *Server) makeGroup(name string) *group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[name]
+	if g == nil {
+		g = s.newGroup()
+		s.groups[name] = g
+	}
+	return g
 }
 
 func (s *Server) group(name string) *group {
@@ -240,7 +260,7 @@ type caches Server
 
 func (c *caches) find(node *corev3.Node, typeURL string) (*cachev3.LinearCache, error) {
 	g := (*Server)(c).group(node.GetCluster())
-	if g == nil {
+	if g == nil || !g.whole() {
 		return nil, status.Errorf(codes.Unavailable, "no resources for %s yet", node.GetId())
 	}
 	r := g.types[typeURL]

@@ -80,8 +80,19 @@ func newWorld(t *testing.T) *world {
 	return &world{t, s, conn}
 }
 
+// set sets one type, and the others to nothing if the group is new.
 func (w *world) set(group, typeURL string, m map[string]proto.Message) uint64 {
 	w.t.Helper()
+	if !slices.Contains(w.server.Groups(), group) {
+		for _, other := range xds.BridgeTypes() {
+			if other == typeURL {
+				continue
+			}
+			if _, err := w.server.Set(group, other, nil); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
 	v, err := w.server.Set(group, typeURL, m)
 	if err != nil {
 		w.t.Fatal(err)
@@ -285,6 +296,9 @@ func TestStatusFollowsTheNewestStream(t *testing.T) {
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	w.set("g", connectors, map[string]proto.Message{"secret": connector("secret")})
+	if _, err := w.server.Set("half", connectors, nil); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		ctx  []string // metadata
 		req  *discoveryv3.DeltaDiscoveryRequest
@@ -296,6 +310,7 @@ func TestRefused(t *testing.T) {
 		"cluster as group":  {[]string{"name", "b", "group", "none"}, &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "b", Cluster: "g"}, TypeUrl: connectors}, codes.Unavailable},
 		"type not served":   {[]string{"name", "b", "group", "g"}, &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "b"}, TypeUrl: "x"}, codes.InvalidArgument},
 		"no type":           {[]string{"name", "b", "group", "g"}, &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "b"}}, codes.InvalidArgument},
+		"group half set":    {[]string{"name", "b", "group", "half"}, &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "b"}, TypeUrl: connectors}, codes.Unavailable},
 		"group not yet set": {[]string{"name", "b", "group", "later"}, &discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "b"}, TypeUrl: connectors}, codes.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -156,5 +156,8 @@ func serveHealth(ctx context.Context, addr string, b *bridge.Bridge) (stop func(
 			slog.Error("health server ended", "error", err)
 		}
 	}()
-	return func() { server.Close(); <-done }, nil
+	return func() {
+		_ = server.Close() // probes may be cut off
+		<-done
+	}, nil
 }

@@ -46,7 +46,7 @@ func controlCommand() *cobra.Command {
 	allow := f.StringArray("allow-endpoint", nil, "as for `keybridge bridge`; connectors with other endpoints are refused")
 	required(cmd, "dir", "operator-root", "store", "bridges", "listener")
 
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		endpoints, err := seal.ParseEndpointPolicy(*allow)
 		if err != nil {
 			return fmt.Errorf("--allow-endpoint: %w", err)
@@ -67,7 +67,7 @@ func controlCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer records.Close()
+		defer func() { err = errors.Join(err, records.Close()) }()
 		c := &control{store: records, trust: identity.NewTrust(pub), endpoints: endpoints, listeners: configured}
 		return c.run(cmd.Context(), id, *admin, *bridges)
 	}
@@ -200,7 +200,7 @@ func serveHTTP(ctx context.Context, addr string, handler http.Handler) error {
 		grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
-			server.Close()
+			_ = server.Close() // what did not finish in time is cut off
 		}
 	})
 	if err := server.Serve(lis); !errors.Is(err, http.ErrServerClosed) {

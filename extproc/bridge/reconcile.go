@@ -104,6 +104,7 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 	}
 
 	published := map[string]grant.ConnectorInput{}
+	waiting := false // for Envoy to know some endpoint; what that leaves out is no problem yet
 	for _, c := range connectors {
 		next := c.ConnectorInput
 		switch cl := p.clusters[c.Cluster]; {
@@ -113,6 +114,7 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		case !p.published:
 			return nil // the first index waits for Envoy
 		default:
+			waiting = true
 			old, ok := p.connectors[c.ID]
 			if !ok {
 				continue // appears with the ACK
@@ -127,7 +129,9 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		Connectors:   slices.Collect(maps.Values(published)),
 	})
 	for _, q := range bad {
-		problems = append(problems, q.String())
+		if !waiting {
+			problems = append(problems, q.String())
+		}
 	}
 	b.cfg.Live.Store(index)
 	p.connectors, p.published = published, true

@@ -25,8 +25,8 @@ const (
 	AccessAdmin Access = AccessRead | AccessWrite // both
 )
 
-// Allows says whether a key with access a may do what needs need. An operation
-// that either of READ and WRITE may do is asked for twice.
+// Allows says whether a key with access a may do what needs need. What READ keys
+// and WRITE keys may both do is asked for once with each.
 func (a Access) Allows(need Access) bool { return need != AccessNone && a&need == need }
 
 // Provider is the API that a connector's endpoint speaks.

@@ -8,7 +8,7 @@ import (
 	"keybridge/extproc/grant"
 )
 
-const securityToken = "x-amz-security-token"
+const sessionToken = "x-amz-security-token" //nolint:gosec // a header's name
 
 // sign prepares the verified request for the connector's provider: host and the
 // x-amz-* headers, with the provider's credential and our own time.
@@ -27,7 +27,7 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 	b = append(append(append(b, "host:"...), c.Authority...), '\n')
 	for _, h := range s.amz {
 		switch name := s.request[h.from:h.name]; string(name) {
-		case securityToken:
+		case sessionToken:
 		case "x-amz-date":
 			b = append(append(append(b, "x-amz-date:"...), date...), '\n')
 		default:
@@ -38,7 +38,7 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 	names := len(b)
 	b = append(b, "host"...)
 	for _, h := range s.amz {
-		if name := s.request[h.from:h.name]; string(name) != securityToken {
+		if name := s.request[h.from:h.name]; string(name) != sessionToken {
 			b = append(append(b, ';'), name...)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keybridge/keyshare/identity"
+	"keybridge/keyshare/release"
 )
 
 // Events of the audit log: decisions that change who has a share, nothing else.
@@ -46,7 +47,7 @@ type auditLine struct {
 	Bridge    string            `json:"bridge,omitempty"`
 	Reason    string            `json:"reason,omitempty"`
 	PublicKey ed25519.PublicKey `json:"publicKey,omitempty"` // of the bridge
-	Request   []byte            `json:"request,omitempty"`   // Transcript.Bytes
+	Request   []byte            `json:"request,omitempty"`   // release.Transcript.Bytes
 	Signature []byte            `json:"signature,omitempty"` // over Request
 	// Repairs only: what was cut off.
 	Dropped string `json:"dropped,omitempty"` // hex SHA-256
@@ -148,14 +149,14 @@ func (l *auditLog) check(b []byte) error {
 	case eventAccept, eventRepair:
 		return nil
 	case eventRelease:
-		t, err := ParseTranscript(line.Request)
+		t, err := release.ParseTranscript(line.Request)
 		if err != nil {
 			return err
 		}
 		if t.Set != line.Set || t.Epoch != line.Epoch || t.Reason != line.Reason {
 			return errors.New("the line contradicts the request in it")
 		}
-		if !(identity.Peer{Key: line.PublicKey}).Verify(ReleaseDomain, line.Request, line.Signature) {
+		if !(identity.Peer{Key: line.PublicKey}).Verify(release.Domain, line.Request, line.Signature) {
 			return errors.New("the signature of the request does not verify")
 		}
 		return nil

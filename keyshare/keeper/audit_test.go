@@ -91,18 +91,3 @@ func FuzzAudit(f *testing.F) {
 		}
 	})
 }
-
-func FuzzTranscript(f *testing.F) {
-	tr := keeper.Transcript{
-		Nonce: make([]byte, 32), Keeper: strings.Repeat("0a", 32), Set: "6f1b1d52-9f4e-4c52-8d5c-6d0b0d3c9a11",
-		Epoch: 1, Recipient: make([]byte, 32), Reason: "startup",
-	}
-	f.Add(tr.Bytes())
-	f.Add([]byte("keybridge share release v1"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		tr, err := keeper.ParseTranscript(b)
-		if err == nil && !bytes.Equal(tr.Bytes(), b) {
-			t.Error("parsed, but encodes to other bytes")
-		}
-	})
-}

@@ -26,7 +26,7 @@
 //  1. The keeper sends a challenge of 32 random bytes.
 //  2. The bridge answers with the set and epoch it wants, a fresh HPKE public key
 //     and its reason, and signs all of it, the challenge and the keeper's key with
-//     its enrolled identity (Transcript).
+//     its enrolled identity (release.Transcript).
 //  3. The keeper checks the peer again against the newest manifest, the signature
 //     against the key of the TLS peer, and that its share is the one asked for.
 //  4. It appends a line to its audit log and waits until the line is on disk. No

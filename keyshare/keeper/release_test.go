@@ -20,6 +20,7 @@ import (
 	"keybridge/keyshare/identity"
 	"keybridge/keyshare/keeper"
 	"keybridge/keyshare/keeper/keepertest"
+	"keybridge/keyshare/release"
 )
 
 // visit is one bridge's connection to one keeper.
@@ -29,7 +30,7 @@ type visit struct {
 	id       *identity.Identity
 	manifest *keyshare.Manifest
 	keeper   keyshare.Keeper
-	client   keeper.KeeperClient
+	client   release.KeeperClient
 	key      hpke.PrivateKey
 }
 
@@ -47,10 +48,10 @@ func visitAs(t *testing.T, s *keepertest.Site, id *identity.Identity, k *keepert
 		t.Fatal(err)
 	}
 	enrolled, _ := trust.Manifest().Keeper(k.Name)
-	return &visit{t: t, site: s, id: id, manifest: trust.Manifest(), keeper: enrolled, client: keeper.NewKeeperClient(conn), key: key}
+	return &visit{t: t, site: s, id: id, manifest: trust.Manifest(), keeper: enrolled, client: release.NewKeeperClient(conn), key: key}
 }
 
-type stream = grpc.BidiStreamingClient[keeper.ReleaseRequest, keeper.ReleaseResponse]
+type stream = grpc.BidiStreamingClient[release.ReleaseRequest, release.ReleaseResponse]
 
 // challenge opens a stream and takes the keeper's nonce.
 func (v *visit) challenge() (stream, []byte) {
@@ -66,22 +67,22 @@ func (v *visit) challenge() (stream, []byte) {
 	return s, res.GetChallenge().GetNonce()
 }
 
-func (v *visit) transcript(nonce []byte) *keeper.Transcript {
-	return &keeper.Transcript{
+func (v *visit) transcript(nonce []byte) *release.Transcript {
+	return &release.Transcript{
 		Nonce: nonce, Keeper: v.keeper.SPKI, Set: v.manifest.Set, Epoch: v.manifest.Epoch,
 		Recipient: v.key.PublicKey().Bytes(), Reason: "test",
 	}
 }
 
-func request(t *keeper.Transcript, signer *identity.Identity) *keeper.ReleaseRequest {
-	return &keeper.ReleaseRequest{
+func request(t *release.Transcript, signer *identity.Identity) *release.ReleaseRequest {
+	return &release.ReleaseRequest{
 		Set: t.Set, Epoch: t.Epoch, Recipient: t.Recipient, Reason: t.Reason,
-		Signature: signer.Sign(keeper.ReleaseDomain, t.Bytes()),
+		Signature: signer.Sign(release.Domain, t.Bytes()),
 	}
 }
 
 // send sends a request and takes the answer.
-func (v *visit) send(s stream, req *keeper.ReleaseRequest) (*keeper.Share, error) {
+func (v *visit) send(s stream, req *release.ReleaseRequest) (*release.Share, error) {
 	v.t.Helper()
 	if err := s.Send(req); err != nil {
 		v.t.Fatal(err)
@@ -91,7 +92,7 @@ func (v *visit) send(s stream, req *keeper.ReleaseRequest) (*keeper.Share, error
 }
 
 // release runs the whole protocol.
-func (v *visit) release() (*keeper.Transcript, *keeper.Share, error) {
+func (v *visit) release() (*release.Transcript, *release.Share, error) {
 	v.t.Helper()
 	s, nonce := v.challenge()
 	tr := v.transcript(nonce)
@@ -100,7 +101,7 @@ func (v *visit) release() (*keeper.Transcript, *keeper.Share, error) {
 }
 
 // refused is for answers that must hold no share.
-func (v *visit) refused(share *keeper.Share, err error, code codes.Code, text string) {
+func (v *visit) refused(share *release.Share, err error, code codes.Code, text string) {
 	v.t.Helper()
 	if len(share.GetSealed()) != 0 {
 		v.t.Error("a share was released")
@@ -151,7 +152,7 @@ func TestRelease(t *testing.T) {
 	if lines != 2 || !strings.Contains(text, `"event":"release"`) || !strings.Contains(text, `"bridge":"bridge-1","reason":"test"`) {
 		t.Errorf("%d audit lines:\n%s", lines, text)
 	}
-	st, err := v.client.Status(t.Context(), &keeper.StatusRequest{})
+	st, err := v.client.Status(t.Context(), &release.StatusRequest{})
 	if err != nil || st.GetSet() != tr.Set || st.GetEpoch() != 1 || !st.GetHoldsShare() {
 		t.Errorf("status %v, %v", st, err)
 	}
@@ -164,23 +165,23 @@ func TestReleaseRefuses(t *testing.T) {
 	v := visitAs(t, s, s.Bridge, k)
 	tests := []struct {
 		name   string
-		change func(tr *keeper.Transcript) // before signing
-		after  func(req *keeper.ReleaseRequest)
+		change func(tr *release.Transcript) // before signing
+		after  func(req *release.ReleaseRequest)
 		signer *identity.Identity
 		code   codes.Code
 		text   string
 	}{
 		{name: "signed by another enrolled identity", signer: s.Control, code: codes.PermissionDenied, text: "signature"},
-		{name: "no signature", after: func(r *keeper.ReleaseRequest) { r.Signature = nil }, code: codes.PermissionDenied, text: "signature"},
-		{name: "recipient exchanged", after: func(r *keeper.ReleaseRequest) { r.Recipient[0] ^= 1 }, code: codes.PermissionDenied, text: "signature"},
-		{name: "reason exchanged", after: func(r *keeper.ReleaseRequest) { r.Reason = "other" }, code: codes.PermissionDenied, text: "signature"},
-		{name: "nonce of its own", change: func(tr *keeper.Transcript) { tr.Nonce = make([]byte, 32) }, code: codes.PermissionDenied, text: "signature"},
-		{name: "meant for another keeper", change: func(tr *keeper.Transcript) { tr.Keeper = strings.Repeat("0", 64) }, code: codes.PermissionDenied, text: "signature"},
-		{name: "no reason", change: func(tr *keeper.Transcript) { tr.Reason = "" }, code: codes.InvalidArgument, text: "reason"},
-		{name: "two lines of reason", change: func(tr *keeper.Transcript) { tr.Reason = "a\nb" }, code: codes.InvalidArgument, text: "reason"},
-		{name: "short recipient", change: func(tr *keeper.Transcript) { tr.Recipient = tr.Recipient[:31] }, code: codes.InvalidArgument, text: "recipient"},
-		{name: "epoch 0", change: func(tr *keeper.Transcript) { tr.Epoch = 0 }, code: codes.InvalidArgument, text: "epoch"},
-		{name: "set is no UUID", change: func(tr *keeper.Transcript) { tr.Set = "prod" }, code: codes.InvalidArgument, text: "set"},
+		{name: "no signature", after: func(r *release.ReleaseRequest) { r.Signature = nil }, code: codes.PermissionDenied, text: "signature"},
+		{name: "recipient exchanged", after: func(r *release.ReleaseRequest) { r.Recipient[0] ^= 1 }, code: codes.PermissionDenied, text: "signature"},
+		{name: "reason exchanged", after: func(r *release.ReleaseRequest) { r.Reason = "other" }, code: codes.PermissionDenied, text: "signature"},
+		{name: "nonce of its own", change: func(tr *release.Transcript) { tr.Nonce = make([]byte, 32) }, code: codes.PermissionDenied, text: "signature"},
+		{name: "meant for another keeper", change: func(tr *release.Transcript) { tr.Keeper = strings.Repeat("0", 64) }, code: codes.PermissionDenied, text: "signature"},
+		{name: "no reason", change: func(tr *release.Transcript) { tr.Reason = "" }, code: codes.InvalidArgument, text: "reason"},
+		{name: "two lines of reason", change: func(tr *release.Transcript) { tr.Reason = "a\nb" }, code: codes.InvalidArgument, text: "reason"},
+		{name: "short recipient", change: func(tr *release.Transcript) { tr.Recipient = tr.Recipient[:31] }, code: codes.InvalidArgument, text: "recipient"},
+		{name: "epoch 0", change: func(tr *release.Transcript) { tr.Epoch = 0 }, code: codes.InvalidArgument, text: "epoch"},
+		{name: "set is no UUID", change: func(tr *release.Transcript) { tr.Set = "prod" }, code: codes.InvalidArgument, text: "set"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -211,9 +212,9 @@ func TestReleaseOfAnotherEpoch(t *testing.T) {
 	s := keepertest.New(t, 3, 2)
 	s.Keepers[0].Start(t)
 	v := visitAs(t, s, s.Bridge, s.Keepers[0])
-	for name, change := range map[string]func(tr *keeper.Transcript){
-		"epoch": func(tr *keeper.Transcript) { tr.Epoch = 2 },
-		"set":   func(tr *keeper.Transcript) { tr.Set = "0b54f0b0-31a5-4c8e-9a53-2f8f2f9f7f55" },
+	for name, change := range map[string]func(tr *release.Transcript){
+		"epoch": func(tr *release.Transcript) { tr.Epoch = 2 },
+		"set":   func(tr *release.Transcript) { tr.Set = "0b54f0b0-31a5-4c8e-9a53-2f8f2f9f7f55" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			st, nonce := v.challenge()
@@ -268,7 +269,7 @@ func TestWrongRole(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
 	s.Keepers[0].Start(t) // keepertest lets control planes through TLS
 	v := visitAs(t, s, s.Control, s.Keepers[0])
-	if _, err := v.client.Status(t.Context(), &keeper.StatusRequest{}); err != nil {
+	if _, err := v.client.Status(t.Context(), &release.StatusRequest{}); err != nil {
 		t.Errorf("status: %v", err)
 	}
 	st, err := v.client.Release(t.Context())
@@ -287,7 +288,7 @@ func TestUnenrolledPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := visitAs(t, s, stranger, s.Keepers[0])
-	if _, err := v.client.Status(t.Context(), &keeper.StatusRequest{}); status.Code(err) != codes.Unavailable {
+	if _, err := v.client.Status(t.Context(), &release.StatusRequest{}); status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v, want a failed handshake", err)
 	}
 }
@@ -305,13 +306,13 @@ func TestRevokedPeer(t *testing.T) {
 	}
 	share, err := v.send(st, request(v.transcript(nonce), s.Bridge))
 	v.refused(share, err, codes.PermissionDenied, "not enrolled")
-	if _, err := v.client.Status(t.Context(), &keeper.StatusRequest{}); status.Code(err) != codes.PermissionDenied {
+	if _, err := v.client.Status(t.Context(), &release.StatusRequest{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("status: %v", err)
 	}
 	// The keeper has not forgotten after a restart.
 	k.Stop()
 	k.Start(t)
-	if _, err := visitAs(t, s, s.Bridge, k).client.Status(t.Context(), &keeper.StatusRequest{}); status.Code(err) != codes.Unavailable {
+	if _, err := visitAs(t, s, s.Bridge, k).client.Status(t.Context(), &release.StatusRequest{}); status.Code(err) != codes.Unavailable {
 		t.Errorf("after a restart: %v", err)
 	}
 }
@@ -361,7 +362,7 @@ func TestStaleCustody(t *testing.T) {
 		_, err = st.Recv()
 		v.refused(share, err, codes.FailedPrecondition, "of set")
 	}
-	if st, err := v.client.Status(t.Context(), &keeper.StatusRequest{}); err != nil || st.GetHoldsShare() || st.GetEpoch() != 1 {
+	if st, err := v.client.Status(t.Context(), &release.StatusRequest{}); err != nil || st.GetHoldsShare() || st.GetEpoch() != 1 {
 		t.Errorf("status %v, %v", st, err)
 	}
 }
@@ -405,7 +406,7 @@ func TestNoReleaseWithoutAudit(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
 	k := s.Keepers[0]
-	k.Config.Policy = func(bridge identity.Peer, r *keeper.Transcript) error {
+	k.Config.Policy = func(bridge identity.Peer, r *release.Transcript) error {
 		if bridge.Name == "bridge-1" && r.Reason == "test" {
 			return errors.New("not on Sundays")
 		}
@@ -448,7 +449,7 @@ func TestWrongShareAtRest(t *testing.T) {
 			}
 			_, err = st.Recv()
 			v.refused(share, err, codes.FailedPrecondition, tt.want)
-			if st, err := v.client.Status(context.Background(), &keeper.StatusRequest{}); err != nil || st.GetHoldsShare() {
+			if st, err := v.client.Status(context.Background(), &release.StatusRequest{}); err != nil || st.GetHoldsShare() {
 				t.Errorf("status %v, %v", st, err)
 			}
 		})

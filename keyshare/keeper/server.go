@@ -18,6 +18,7 @@ import (
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
 	"keybridge/keyshare/lockedmem"
+	"keybridge/keyshare/release"
 )
 
 // nonceLife is how long a bridge may take to answer a challenge. It signs at once;
@@ -36,7 +37,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Policy, if set, may refuse a request of an enrolled bridge that is otherwise
 	// good, for instance outside of a maintenance window. The bridge sees its error.
-	Policy func(bridge identity.Peer, request *Transcript) error
+	Policy func(bridge identity.Peer, request *release.Transcript) error
 	// Clock is time.Now, except in tests.
 	Clock func() time.Time
 }
@@ -76,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 		s.Close()
 		return nil, fmt.Errorf("keeper: %w", err)
 	}
-	if err := s.usable(s.set, s.epoch); err != nil {
+	if err := s.holds(); err != nil {
 		cfg.Logger.Error("this keeper cannot release its share", "keeper", s.id.Name(), "error", err)
 	}
 	return s, nil
@@ -134,34 +135,36 @@ func (s *Server) Trust() *identity.Trust { return s.trust }
 // Register adds the keeper's service to a gRPC server, which must have been made
 // with identity.ServerTLS(s.Identity(), s.Trust(), identity.RoleBridge): a call
 // that did not come over such a connection is refused.
-func (s *Server) Register(r grpc.ServiceRegistrar) { RegisterKeeperServer(r, &service{server: s}) }
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	release.RegisterKeeperServer(r, &service{server: s})
+}
 
 // service keeps the RPCs off Server's own surface.
 type service struct {
-	UnimplementedKeeperServer
+	release.UnimplementedKeeperServer
 	server *Server
 }
 
-// Status implements KeeperServer, for any enrolled peer.
-func (v *service) Status(ctx context.Context, _ *StatusRequest) (*StatusResponse, error) {
+// Status implements release.KeeperServer, for any enrolled peer.
+func (v *service) Status(ctx context.Context, _ *release.StatusRequest) (*release.StatusResponse, error) {
 	s := v.server
 	if _, err := s.trust.Peer(ctx); err != nil {
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
-	return &StatusResponse{Set: s.set, Epoch: s.epoch, HoldsShare: s.usable(s.set, s.epoch) == nil}, nil
+	return &release.StatusResponse{Set: s.set, Epoch: s.epoch, HoldsShare: s.holds() == nil}, nil
 }
 
-// Release implements KeeperServer; the package comment numbers the steps.
-func (v *service) Release(stream grpc.BidiStreamingServer[ReleaseRequest, ReleaseResponse]) error {
+// Release implements release.KeeperServer; the package comment numbers the steps.
+func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest, release.ReleaseResponse]) error {
 	s := v.server
 	bridge, err := s.bridge(stream.Context())
 	if err != nil {
 		return s.refuse(bridge, codes.PermissionDenied, err)
 	}
-	nonce := make([]byte, nonceSize)
+	nonce := make([]byte, release.NonceSize)
 	_, _ = rand.Read(nonce) // never fails, crypto/rand
 	issued := s.cfg.Clock()
-	if err := stream.Send(&ReleaseResponse{Message: &ReleaseResponse_Challenge{Challenge: &Challenge{Nonce: nonce}}}); err != nil {
+	if err := stream.Send(&release.ReleaseResponse{Message: &release.ReleaseResponse_Challenge{Challenge: &release.Challenge{Nonce: nonce}}}); err != nil {
 		return err
 	}
 	req, err := stream.Recv()
@@ -175,7 +178,7 @@ func (v *service) Release(stream grpc.BidiStreamingServer[ReleaseRequest, Releas
 	if bridge, err = s.bridge(stream.Context()); err != nil {
 		return s.refuse(bridge, codes.PermissionDenied, err)
 	}
-	t := &Transcript{
+	t := &release.Transcript{
 		Nonce: nonce, Keeper: s.id.Fingerprint(), Set: req.GetSet(), Epoch: req.GetEpoch(),
 		Recipient: req.GetRecipient(), Reason: req.GetReason(),
 	}
@@ -183,7 +186,7 @@ func (v *service) Release(stream grpc.BidiStreamingServer[ReleaseRequest, Releas
 		return s.refuse(bridge, codes.InvalidArgument, err)
 	}
 	// Signed by the identity at the other end of this very connection, not by any enrolled one.
-	if !bridge.Verify(ReleaseDomain, t.Bytes(), req.GetSignature()) {
+	if !bridge.Verify(release.Domain, t.Bytes(), req.GetSignature()) {
 		return s.refuse(bridge, codes.PermissionDenied, errors.New("the request's signature does not verify for this challenge and this bridge's key"))
 	}
 	if err := s.usable(t.Set, t.Epoch); err != nil {
@@ -205,8 +208,8 @@ func (v *service) Release(stream grpc.BidiStreamingServer[ReleaseRequest, Releas
 	return stream.Send(answer(sealed, s.trust.Signed()))
 }
 
-func answer(sealed, manifest []byte) *ReleaseResponse {
-	return &ReleaseResponse{Message: &ReleaseResponse_Share{Share: &Share{Sealed: sealed, Manifest: manifest}}}
+func answer(sealed, manifest []byte) *release.ReleaseResponse {
+	return &release.ReleaseResponse{Message: &release.ReleaseResponse_Share{Share: &release.Share{Sealed: sealed, Manifest: manifest}}}
 }
 
 // bridge is the caller, who must be one.
@@ -216,6 +219,13 @@ func (s *Server) bridge(ctx context.Context) (identity.Peer, error) {
 		err = fmt.Errorf("%s %s is not a bridge: shares are released to bridges only", p.Role, p.Name)
 	}
 	return p, err
+}
+
+// holds says whether the share is the one that the manifest in force gives to this
+// keeper.
+func (s *Server) holds() error {
+	m := s.trust.Manifest()
+	return s.usable(m.Set, m.Epoch)
 }
 
 // usable says whether the share may be released for a set and epoch: what is asked
@@ -241,7 +251,7 @@ func (s *Server) usable(set string, epoch uint64) error {
 
 // release logs first and seals after: whatever happens between the two, there is
 // never a share out without its line.
-func (s *Server) release(bridge identity.Peer, t *Transcript, signature []byte) (sealed []byte, err error) {
+func (s *Server) release(bridge identity.Peer, t *release.Transcript, signature []byte) (sealed []byte, err error) {
 	line := auditLine{
 		Time: s.cfg.Clock().UTC(), Event: eventRelease, Manifest: s.trust.Manifest().Version, Set: t.Set, Epoch: t.Epoch,
 		Bridge: bridge.Name, Reason: t.Reason, PublicKey: bridge.Key, Request: t.Bytes(), Signature: signature,

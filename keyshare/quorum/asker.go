@@ -18,8 +18,8 @@ import (
 
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
-	"keybridge/keyshare/keeper"
 	"keybridge/keyshare/lockedmem"
+	"keybridge/keyshare/release"
 )
 
 // asker asks one keeper until it has given its share.
@@ -123,14 +123,14 @@ func (a *asker) release(ctx context.Context, m *keyshare.Manifest, k keyshare.Ke
 		return lockedmem.Secret{}, err
 	}
 	defer conn.Close()
-	share, err := a.exchange(ctx, keeper.NewKeeperClient(conn), m, k)
+	share, err := a.exchange(ctx, release.NewKeeperClient(conn), m, k)
 	if bad := handshake.get(); err != nil && bad != nil {
 		return lockedmem.Secret{}, &untrustedError{bad}
 	}
 	return share, err
 }
 
-func (a *asker) exchange(ctx context.Context, client keeper.KeeperClient, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
+func (a *asker) exchange(ctx context.Context, client release.KeeperClient, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
 	var none lockedmem.Secret
 	stream, err := client.Release(ctx)
 	if err != nil {
@@ -146,16 +146,16 @@ func (a *asker) exchange(ctx context.Context, client keeper.KeeperClient, m *key
 	if err != nil {
 		return none, err
 	}
-	t := keeper.Transcript{
+	t := release.Transcript{
 		Nonce: res.GetChallenge().GetNonce(), Keeper: k.SPKI, Set: m.Set, Epoch: m.Epoch,
 		Recipient: key.PublicKey().Bytes(), Reason: a.cfg.Reason,
 	}
 	if err := t.Validate(); err != nil {
 		return none, &answerError{fmt.Errorf("no usable challenge: %w", err)}
 	}
-	if err := stream.Send(&keeper.ReleaseRequest{
+	if err := stream.Send(&release.ReleaseRequest{
 		Set: t.Set, Epoch: t.Epoch, Recipient: t.Recipient, Reason: t.Reason,
-		Signature: a.cfg.Identity.Sign(keeper.ReleaseDomain, t.Bytes()),
+		Signature: a.cfg.Identity.Sign(release.Domain, t.Bytes()),
 	}); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv has the keeper's status
 		return none, err
 	}
@@ -188,7 +188,7 @@ func (a *asker) adopt(signed []byte) error {
 	return &answerError{fmt.Errorf("its manifest: %w", err)}
 }
 
-func (a *asker) open(m *keyshare.Manifest, key hpke.PrivateKey, t *keeper.Transcript, sealed []byte) (share lockedmem.Secret, err error) {
+func (a *asker) open(m *keyshare.Manifest, key hpke.PrivateKey, t *release.Transcript, sealed []byte) (share lockedmem.Secret, err error) {
 	lockedmem.Do(func() {
 		var b []byte
 		if b, err = keyshare.OpenShare(key, t.Bytes(), sealed); err != nil {

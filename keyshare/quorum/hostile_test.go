@@ -16,34 +16,34 @@ import (
 
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
-	"keybridge/keyshare/keeper"
 	"keybridge/keyshare/keeper/keepertest"
 	"keybridge/keyshare/quorum"
+	"keybridge/keyshare/release"
 )
 
 // hostile is a keeper with a genuine identity that answers as it likes.
 type hostile struct {
-	keeper.UnimplementedKeeperServer
+	release.UnimplementedKeeperServer
 	id *identity.Identity
 	// answer gives the messages to send after the request, and how to end.
-	answer func(t *keeper.Transcript) ([]*keeper.Share, error)
+	answer func(t *release.Transcript) ([]*release.Share, error)
 	nonce  []byte
 }
 
-func (h *hostile) Release(s grpc.BidiStreamingServer[keeper.ReleaseRequest, keeper.ReleaseResponse]) error {
-	if err := s.Send(&keeper.ReleaseResponse{Message: &keeper.ReleaseResponse_Challenge{Challenge: &keeper.Challenge{Nonce: h.nonce}}}); err != nil {
+func (h *hostile) Release(s grpc.BidiStreamingServer[release.ReleaseRequest, release.ReleaseResponse]) error {
+	if err := s.Send(&release.ReleaseResponse{Message: &release.ReleaseResponse_Challenge{Challenge: &release.Challenge{Nonce: h.nonce}}}); err != nil {
 		return err
 	}
 	req, err := s.Recv()
 	if err != nil {
 		return err
 	}
-	shares, err := h.answer(&keeper.Transcript{
+	shares, err := h.answer(&release.Transcript{
 		Nonce: h.nonce, Keeper: h.id.Fingerprint(), Set: req.GetSet(), Epoch: req.GetEpoch(),
 		Recipient: req.GetRecipient(), Reason: req.GetReason(),
 	})
 	for _, share := range shares {
-		if err := s.Send(&keeper.ReleaseResponse{Message: &keeper.ReleaseResponse_Share{Share: share}}); err != nil {
+		if err := s.Send(&release.ReleaseResponse{Message: &release.ReleaseResponse_Share{Share: share}}); err != nil {
 			return err
 		}
 	}
@@ -51,7 +51,7 @@ func (h *hostile) Release(s grpc.BidiStreamingServer[keeper.ReleaseRequest, keep
 }
 
 // serve puts a hostile keeper in the place of one of the site's.
-func serve(t *testing.T, s *keepertest.Site, i int, answer func(t *keeper.Transcript) ([]*keeper.Share, error)) *hostile {
+func serve(t *testing.T, s *keepertest.Site, i int, answer func(t *release.Transcript) ([]*release.Share, error)) *hostile {
 	t.Helper()
 	k := s.Keepers[i]
 	id, err := identity.Load(filepath.Join(k.Config.Dir, "identity.key"))
@@ -60,7 +60,7 @@ func serve(t *testing.T, s *keepertest.Site, i int, answer func(t *keeper.Transc
 	}
 	h := &hostile{id: id, answer: answer, nonce: make([]byte, 32)}
 	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(id, s.Trust(t), identity.RoleBridge))))
-	keeper.RegisterKeeperServer(g, h)
+	release.RegisterKeeperServer(g, h)
 	l, err := net.Listen("tcp", k.Addr)
 	if err != nil {
 		t.Fatal(err)
@@ -77,9 +77,9 @@ func serve(t *testing.T, s *keepertest.Site, i int, answer func(t *keeper.Transc
 }
 
 // sealed is an answer as the protocol has it, around any share.
-func sealed(tr *keeper.Transcript, share, manifest []byte) ([]*keeper.Share, error) {
+func sealed(tr *release.Transcript, share, manifest []byte) ([]*release.Share, error) {
 	b, err := keyshare.SealShare(tr.Recipient, tr.Bytes(), share)
-	return []*keeper.Share{{Sealed: b, Manifest: manifest}}, err
+	return []*release.Share{{Sealed: b, Manifest: manifest}}, err
 }
 
 // steal has the genuine share of a keeper, by asking for it as the bridge would.
@@ -94,7 +94,7 @@ func steal(t *testing.T, s *keepertest.Site, i int) []byte {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	st, err := keeper.NewKeeperClient(conn).Release(t.Context())
+	st, err := release.NewKeeperClient(conn).Release(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,13 +107,13 @@ func steal(t *testing.T, s *keepertest.Site, i int) []byte {
 		t.Fatal(err)
 	}
 	m := s.Trust(t).Manifest()
-	tr := keeper.Transcript{
+	tr := release.Transcript{
 		Nonce: res.GetChallenge().GetNonce(), Keeper: m.Keepers[i].SPKI, Set: m.Set, Epoch: m.Epoch,
 		Recipient: key.PublicKey().Bytes(), Reason: "test",
 	}
-	if err := st.Send(&keeper.ReleaseRequest{
+	if err := st.Send(&release.ReleaseRequest{
 		Set: tr.Set, Epoch: tr.Epoch, Recipient: tr.Recipient, Reason: tr.Reason,
-		Signature: s.Bridge.Sign(keeper.ReleaseDomain, tr.Bytes()),
+		Signature: s.Bridge.Sign(release.Domain, tr.Bytes()),
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -136,12 +136,12 @@ func TestBadSharesAreNamed(t *testing.T) {
 	zero[32] = 0
 	s.Keepers[1].Start(t)
 
-	with := func(share []byte) func(tr *keeper.Transcript) ([]*keeper.Share, error) {
-		return func(tr *keeper.Transcript) ([]*keeper.Share, error) { return sealed(tr, share, s.Manifest) }
+	with := func(share []byte) func(tr *release.Transcript) ([]*release.Share, error) {
+		return func(tr *release.Transcript) ([]*release.Share, error) { return sealed(tr, share, s.Manifest) }
 	}
 	tests := []struct {
 		name   string
-		answer func(tr *keeper.Transcript) ([]*keeper.Share, error)
+		answer func(tr *release.Transcript) ([]*release.Share, error)
 		want   string
 		share  bool // the error holds a keyshare.ShareError
 	}{
@@ -150,21 +150,21 @@ func TestBadSharesAreNamed(t *testing.T) {
 		{"truncated", with(own[:20]), "truncated: 20 of 33", true},
 		{"empty", with(nil), "truncated: 0 of 33", true},
 		{"another keeper's share", with(neighbours), "it is the share of keeper keeper-2", true},
-		{"sealed for another occasion", func(tr *keeper.Transcript) ([]*keeper.Share, error) {
+		{"sealed for another occasion", func(tr *release.Transcript) ([]*release.Share, error) {
 			c := *tr
 			c.Reason = "another"
 			b, err := keyshare.SealShare(tr.Recipient, c.Bytes(), own)
-			return []*keeper.Share{{Sealed: b, Manifest: s.Manifest}}, err
+			return []*release.Share{{Sealed: b, Manifest: s.Manifest}}, err
 		}, "not sealed to this key for this occasion", true},
-		{"garbage", func(*keeper.Transcript) ([]*keeper.Share, error) {
-			return []*keeper.Share{{Sealed: make([]byte, 100), Manifest: s.Manifest}}, nil
+		{"garbage", func(*release.Transcript) ([]*release.Share, error) {
+			return []*release.Share{{Sealed: make([]byte, 100), Manifest: s.Manifest}}, nil
 		}, "not sealed to this key", true},
-		{"forged manifest", func(tr *keeper.Transcript) ([]*keeper.Share, error) {
+		{"forged manifest", func(tr *release.Transcript) ([]*release.Share, error) {
 			return sealed(tr, own, other.Manifest)
 		}, "its manifest: verify manifest: signature does not verify", false},
-		{"no manifest", func(tr *keeper.Transcript) ([]*keeper.Share, error) { return sealed(tr, own, nil) }, "no manifest", false},
-		{"neither share nor refusal", func(*keeper.Transcript) ([]*keeper.Share, error) {
-			return []*keeper.Share{{Manifest: s.Manifest}}, nil
+		{"no manifest", func(tr *release.Transcript) ([]*release.Share, error) { return sealed(tr, own, nil) }, "no manifest", false},
+		{"neither share nor refusal", func(*release.Transcript) ([]*release.Share, error) {
+			return []*release.Share{{Manifest: s.Manifest}}, nil
 		}, "neither share nor refusal", false},
 	}
 	for _, tt := range tests {
@@ -193,7 +193,7 @@ func TestBadSharesAreNamed(t *testing.T) {
 
 func TestChallengeOfTheWrongSize(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
-	h := serve(t, s, 0, func(*keeper.Transcript) ([]*keeper.Share, error) { return nil, nil })
+	h := serve(t, s, 0, func(*release.Transcript) ([]*release.Share, error) { return nil, nil })
 	h.nonce = nil
 	r, _ := until(t, config(t, s), "keeper-1", quorum.StateBad)
 	if !strings.Contains(r.Detail, "no usable challenge") {
@@ -266,7 +266,7 @@ func TestRekeyedWhileCollecting(t *testing.T) {
 	})
 	good := make(chan struct{}) // closed when the bridge has two shares of the old epoch
 	for i := range 3 {
-		serve(t, s, i, func(tr *keeper.Transcript) ([]*keeper.Share, error) {
+		serve(t, s, i, func(tr *release.Transcript) ([]*release.Share, error) {
 			switch {
 			case tr.Epoch != oldEpoch:
 				return sealed(tr, shares[i], rekeyed)
@@ -274,7 +274,7 @@ func TestRekeyedWhileCollecting(t *testing.T) {
 				return sealed(tr, old[i], s.Manifest)
 			}
 			<-good
-			return []*keeper.Share{{Manifest: rekeyed}}, status.Error(codes.FailedPrecondition, "rekeyed")
+			return []*release.Share{{Manifest: rekeyed}}, status.Error(codes.FailedPrecondition, "rekeyed")
 		})
 	}
 	cfg := config(t, s)

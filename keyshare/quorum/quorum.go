@@ -31,10 +31,10 @@ const (
 
 // KeeperReport says what came of asking one keeper once.
 type KeeperReport struct {
-	Keeper string
-	State  State
+	Keeper string `json:"keeper"`
+	State  State  `json:"state"`
 	// Detail is for people: the reason, never any part of a share.
-	Detail string
+	Detail string `json:"detail,omitempty"`
 }
 
 // Config says whom to ask and as whom.

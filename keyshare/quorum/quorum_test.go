@@ -220,13 +220,13 @@ func TestUnknownKeeper(t *testing.T) {
 	_, _ = until(t, cfg, "keeper-9", quorum.StateUnknown)
 }
 
-// A bridge that one keeper tells of its own removal stops.
+// A bridge that knows of its own removal stops, even if keepers with an older
+// manifest would still give it their shares.
 func TestRemovedBridge(t *testing.T) {
 	s := keepertest.New(t, 3, 3)
 	for _, k := range s.Keepers {
 		k.Start(t)
 	}
-	// keeper-1 runs the newer manifest, and a bridge of that name with another key is in it.
 	removed := s.Sign(t, func(m *keyshare.Manifest) { m.Bridges = []keyshare.Bridge{} })
 	cfg := config(t, s)
 	if _, err := cfg.Trust.Update(removed); err != nil {

@@ -1,5 +1,8 @@
 package api
 
+// Secrets returns one of each type that must not print itself.
+func Secrets(b []byte) []any { return []any{secretText(b), issued(b)} }
+
 // Routes lists the operations of the server as "METHOD /path".
 func Routes() []string {
 	var out []string

@@ -187,7 +187,7 @@ func (d *document) validate(schema m, v any, at string) error {
 		if !isList {
 			list = []any{types}
 		}
-		if !slices.Contains(list, any(typeOf(v))) && !(typeOf(v) == "integer" && slices.Contains(list, any("number"))) {
+		if !slices.Contains(list, any(typeOf(v))) {
 			return fmt.Errorf("%s: a %s, want %v", at, typeOf(v), types)
 		}
 	}

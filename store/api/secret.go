@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 )
 
@@ -12,8 +13,7 @@ const redacted = "[redacted]"
 // secretText is a provider secret on its way into a sealed record.
 type secretText []byte
 
-func (secretText) String() string               { return redacted }
-func (secretText) GoString() string             { return redacted }
+func (secretText) Format(s fmt.State, _ rune)   { fmt.Fprint(s, redacted) }
 func (secretText) LogValue() slog.Value         { return slog.StringValue(redacted) }
 func (secretText) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
@@ -63,9 +63,8 @@ func unquote(v []byte) (secretText, error) {
 // it: letters, digits and dashes, which JSON takes as they are.
 type issued []byte
 
-func (issued) String() string       { return redacted }
-func (issued) GoString() string     { return redacted }
-func (issued) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (issued) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
+func (issued) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
 func (s issued) MarshalJSON() ([]byte, error) {
 	return bytes.Join([][]byte{nil, s, nil}, []byte{'"'}), nil

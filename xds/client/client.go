@@ -180,11 +180,11 @@ func (c *Client) stream(ctx context.Context) (answered bool, err error) {
 				timer.Reset(settle)
 			}
 		case <-timer.C:
+			c.setHealth(true, nil)
 			if c.handOn(stream, batch) != nil {
 				return true, ended(responses, received)
 			}
 			batch = nil
-			c.setHealth(true, nil)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -257,20 +258,19 @@ func TestReconnects(t *testing.T) {
 	}
 }
 
-// Nothing is handed on while a type is missing.
+// A control plane that is not ready yet is asked again, and nothing is handed
+// on before it has said all.
 func TestWaitsForEveryType(t *testing.T) {
 	c := &control{t: t, path: filepath.Join(t.TempDir(), "s")}
 	c.start()
+	c.set(repositories, &configv1.Repository{Workspace: "w", Id: "r1"})
 	c.listen()
 	t.Cleanup(func() { c.stop() })
-	b := startBridge(t, c.path) // refused until the group exists
-	c.set(repositories, &configv1.Repository{Workspace: "w", Id: "r1"})
-	for {
-		s := <-b.states
-		b.answer <- nil
-		if len(s.Repositories) == 1 {
-			break
-		}
-		t.Fatalf("state %+v", s)
+	b := startBridge(t, c.path)
+	for b.client.Health().Err == nil {
+		runtime.Gosched()
 	}
+	c.set(connectors, connector("c1", "one"))
+	c.set(listeners, listener("s3"))
+	b.want(nil, "s3", "w/c1", "w/r1")
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -193,7 +194,7 @@ func (p *processor) Process(stream extprocv3.ExternalProcessor_ProcessServer) er
 		return err
 	}
 	_, err = stream.Recv()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err

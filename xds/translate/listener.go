@@ -126,6 +126,7 @@ func connectionManager(name string, p *protocol) *hcmv3.HttpConnectionManager {
 			ConfigSource: &corev3.ConfigSource{
 				ResourceApiVersion:    corev3.ApiVersion_V3,
 				ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+				InitialFetchTimeout:   durationpb.New(0), // no listener without routes
 			},
 		}},
 		HttpFilters:                   httpFilters(p),

@@ -6,6 +6,7 @@ package keepertest
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,7 +44,7 @@ type Keeper struct {
 
 	server *keeper.Server
 	grpc   *grpc.Server
-	served chan error
+	served chan struct{}
 }
 
 // New runs a ceremony for n keepers. They have accepted their shares and are not
@@ -97,8 +98,14 @@ func (k *Keeper) Start(t testing.TB) *keeper.Server {
 		server.Close()
 		t.Fatal(err)
 	}
-	k.server, k.grpc, k.served = server, g, make(chan error, 1)
-	go func() { k.served <- g.Serve(l) }()
+	k.server, k.grpc, k.served = server, g, make(chan struct{})
+	go func() {
+		defer close(k.served)
+		// Nil after Stop, or ErrServerStopped where that came first.
+		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Errorf("keeper %s: %v", k.Name, err)
+		}
+	}()
 	return server
 }
 
@@ -108,7 +115,7 @@ func (k *Keeper) Stop() {
 		return
 	}
 	k.grpc.Stop()
-	_ = <-k.served // nil after Stop
+	<-k.served
 	k.server.Close()
 	k.grpc = nil
 }

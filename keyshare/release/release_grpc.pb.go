@@ -2,12 +2,12 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v7.35.1
-// source: keyshare/keeper/keeper.proto
+// source: keyshare/release/release.proto
 
 // The share release protocol between a bridge and a keeper, over mTLS between
 // identities enrolled in the manifest.
 
-package keeper
+package release
 
 import (
 	context "context"
@@ -22,8 +22,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Keeper_Release_FullMethodName = "/keybridge.keeper.v1.Keeper/Release"
-	Keeper_Status_FullMethodName  = "/keybridge.keeper.v1.Keeper/Status"
+	Keeper_Release_FullMethodName = "/keybridge.release.v1.Keeper/Release"
+	Keeper_Status_FullMethodName  = "/keybridge.release.v1.Keeper/Status"
 )
 
 // KeeperClient is the client API for Keeper service.
@@ -143,7 +143,7 @@ func _Keeper_Status_Handler(srv interface{}, ctx context.Context, dec func(inter
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Keeper_ServiceDesc = grpc.ServiceDesc{
-	ServiceName: "keybridge.keeper.v1.Keeper",
+	ServiceName: "keybridge.release.v1.Keeper",
 	HandlerType: (*KeeperServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
@@ -159,5 +159,5 @@ var Keeper_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "keyshare/keeper/keeper.proto",
+	Metadata: "keyshare/release/release.proto",
 }

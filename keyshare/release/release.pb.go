@@ -2,12 +2,12 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v7.35.1
-// source: keyshare/keeper/keeper.proto
+// source: keyshare/release/release.proto
 
 // The share release protocol between a bridge and a keeper, over mTLS between
 // identities enrolled in the manifest.
 
-package keeper
+package release
 
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -33,7 +33,7 @@ type ReleaseRequest struct {
 	Recipient []byte `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
 	// Why, for the keeper's audit line, e.g. "startup".
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Ed25519 by the bridge's enrolled identity over the transcript (keyshare/keeper/transcript.go).
+	// Ed25519 by the bridge's enrolled identity over the transcript (keyshare/release/transcript.go).
 	Signature     []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -41,7 +41,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[0]
+	mi := &file_keyshare_release_release_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -53,7 +53,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[0]
+	mi := &file_keyshare_release_release_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -66,7 +66,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{0}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *ReleaseRequest) GetSet() string {
@@ -117,7 +117,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[1]
+	mi := &file_keyshare_release_release_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -129,7 +129,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[1]
+	mi := &file_keyshare_release_release_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -142,7 +142,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{1}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *ReleaseResponse) GetMessage() isReleaseResponse_Message {
@@ -196,7 +196,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[2]
+	mi := &file_keyshare_release_release_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +208,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[2]
+	mi := &file_keyshare_release_release_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +221,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{2}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Challenge) GetNonce() []byte {
@@ -243,7 +243,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[3]
+	mi := &file_keyshare_release_release_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -255,7 +255,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[3]
+	mi := &file_keyshare_release_release_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -268,7 +268,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{3}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Share) GetSealed() []byte {
@@ -293,7 +293,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[4]
+	mi := &file_keyshare_release_release_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +305,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[4]
+	mi := &file_keyshare_release_release_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +318,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{4}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{4}
 }
 
 type StatusResponse struct {
@@ -332,7 +332,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[5]
+	mi := &file_keyshare_release_release_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +344,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keyshare_keeper_keeper_proto_msgTypes[5]
+	mi := &file_keyshare_release_release_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +357,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_keyshare_keeper_keeper_proto_rawDescGZIP(), []int{5}
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StatusResponse) GetSet() string {
@@ -381,20 +381,20 @@ func (x *StatusResponse) GetHoldsShare() bool {
 	return false
 }
 
-var File_keyshare_keeper_keeper_proto protoreflect.FileDescriptor
+var File_keyshare_release_release_proto protoreflect.FileDescriptor
 
-const file_keyshare_keeper_keeper_proto_rawDesc = "" +
+const file_keyshare_release_release_proto_rawDesc = "" +
 	"\n" +
-	"\x1ckeyshare/keeper/keeper.proto\x12\x13keybridge.keeper.v1\"\x8c\x01\n" +
+	"\x1ekeyshare/release/release.proto\x12\x14keybridge.release.v1\"\x8c\x01\n" +
 	"\x0eReleaseRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\trecipient\x18\x03 \x01(\fR\trecipient\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1c\n" +
-	"\tsignature\x18\x05 \x01(\fR\tsignature\"\x90\x01\n" +
-	"\x0fReleaseResponse\x12>\n" +
-	"\tchallenge\x18\x01 \x01(\v2\x1e.keybridge.keeper.v1.ChallengeH\x00R\tchallenge\x122\n" +
-	"\x05share\x18\x02 \x01(\v2\x1a.keybridge.keeper.v1.ShareH\x00R\x05shareB\t\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"\x92\x01\n" +
+	"\x0fReleaseResponse\x12?\n" +
+	"\tchallenge\x18\x01 \x01(\v2\x1f.keybridge.release.v1.ChallengeH\x00R\tchallenge\x123\n" +
+	"\x05share\x18\x02 \x01(\v2\x1b.keybridge.release.v1.ShareH\x00R\x05shareB\t\n" +
 	"\amessage\"!\n" +
 	"\tChallenge\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\";\n" +
@@ -406,39 +406,39 @@ const file_keyshare_keeper_keeper_proto_rawDesc = "" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\vholds_share\x18\x03 \x01(\bR\n" +
-	"holdsShare2\xb5\x01\n" +
-	"\x06Keeper\x12X\n" +
-	"\aRelease\x12#.keybridge.keeper.v1.ReleaseRequest\x1a$.keybridge.keeper.v1.ReleaseResponse(\x010\x01\x12Q\n" +
-	"\x06Status\x12\".keybridge.keeper.v1.StatusRequest\x1a#.keybridge.keeper.v1.StatusResponseB\"Z keybridge/keyshare/keeper;keeperb\x06proto3"
+	"holdsShare2\xb9\x01\n" +
+	"\x06Keeper\x12Z\n" +
+	"\aRelease\x12$.keybridge.release.v1.ReleaseRequest\x1a%.keybridge.release.v1.ReleaseResponse(\x010\x01\x12S\n" +
+	"\x06Status\x12#.keybridge.release.v1.StatusRequest\x1a$.keybridge.release.v1.StatusResponseB$Z\"keybridge/keyshare/release;releaseb\x06proto3"
 
 var (
-	file_keyshare_keeper_keeper_proto_rawDescOnce sync.Once
-	file_keyshare_keeper_keeper_proto_rawDescData []byte
+	file_keyshare_release_release_proto_rawDescOnce sync.Once
+	file_keyshare_release_release_proto_rawDescData []byte
 )
 
-func file_keyshare_keeper_keeper_proto_rawDescGZIP() []byte {
-	file_keyshare_keeper_keeper_proto_rawDescOnce.Do(func() {
-		file_keyshare_keeper_keeper_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_keyshare_keeper_keeper_proto_rawDesc), len(file_keyshare_keeper_keeper_proto_rawDesc)))
+func file_keyshare_release_release_proto_rawDescGZIP() []byte {
+	file_keyshare_release_release_proto_rawDescOnce.Do(func() {
+		file_keyshare_release_release_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_keyshare_release_release_proto_rawDesc), len(file_keyshare_release_release_proto_rawDesc)))
 	})
-	return file_keyshare_keeper_keeper_proto_rawDescData
+	return file_keyshare_release_release_proto_rawDescData
 }
 
-var file_keyshare_keeper_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
-var file_keyshare_keeper_keeper_proto_goTypes = []any{
-	(*ReleaseRequest)(nil),  // 0: keybridge.keeper.v1.ReleaseRequest
-	(*ReleaseResponse)(nil), // 1: keybridge.keeper.v1.ReleaseResponse
-	(*Challenge)(nil),       // 2: keybridge.keeper.v1.Challenge
-	(*Share)(nil),           // 3: keybridge.keeper.v1.Share
-	(*StatusRequest)(nil),   // 4: keybridge.keeper.v1.StatusRequest
-	(*StatusResponse)(nil),  // 5: keybridge.keeper.v1.StatusResponse
+var file_keyshare_release_release_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_keyshare_release_release_proto_goTypes = []any{
+	(*ReleaseRequest)(nil),  // 0: keybridge.release.v1.ReleaseRequest
+	(*ReleaseResponse)(nil), // 1: keybridge.release.v1.ReleaseResponse
+	(*Challenge)(nil),       // 2: keybridge.release.v1.Challenge
+	(*Share)(nil),           // 3: keybridge.release.v1.Share
+	(*StatusRequest)(nil),   // 4: keybridge.release.v1.StatusRequest
+	(*StatusResponse)(nil),  // 5: keybridge.release.v1.StatusResponse
 }
-var file_keyshare_keeper_keeper_proto_depIdxs = []int32{
-	2, // 0: keybridge.keeper.v1.ReleaseResponse.challenge:type_name -> keybridge.keeper.v1.Challenge
-	3, // 1: keybridge.keeper.v1.ReleaseResponse.share:type_name -> keybridge.keeper.v1.Share
-	0, // 2: keybridge.keeper.v1.Keeper.Release:input_type -> keybridge.keeper.v1.ReleaseRequest
-	4, // 3: keybridge.keeper.v1.Keeper.Status:input_type -> keybridge.keeper.v1.StatusRequest
-	1, // 4: keybridge.keeper.v1.Keeper.Release:output_type -> keybridge.keeper.v1.ReleaseResponse
-	5, // 5: keybridge.keeper.v1.Keeper.Status:output_type -> keybridge.keeper.v1.StatusResponse
+var file_keyshare_release_release_proto_depIdxs = []int32{
+	2, // 0: keybridge.release.v1.ReleaseResponse.challenge:type_name -> keybridge.release.v1.Challenge
+	3, // 1: keybridge.release.v1.ReleaseResponse.share:type_name -> keybridge.release.v1.Share
+	0, // 2: keybridge.release.v1.Keeper.Release:input_type -> keybridge.release.v1.ReleaseRequest
+	4, // 3: keybridge.release.v1.Keeper.Status:input_type -> keybridge.release.v1.StatusRequest
+	1, // 4: keybridge.release.v1.Keeper.Release:output_type -> keybridge.release.v1.ReleaseResponse
+	5, // 5: keybridge.release.v1.Keeper.Status:output_type -> keybridge.release.v1.StatusResponse
 	4, // [4:6] is the sub-list for method output_type
 	2, // [2:4] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
@@ -446,12 +446,12 @@ var file_keyshare_keeper_keeper_proto_depIdxs = []int32{
 	0, // [0:2] is the sub-list for field type_name
 }
 
-func init() { file_keyshare_keeper_keeper_proto_init() }
-func file_keyshare_keeper_keeper_proto_init() {
-	if File_keyshare_keeper_keeper_proto != nil {
+func init() { file_keyshare_release_release_proto_init() }
+func file_keyshare_release_release_proto_init() {
+	if File_keyshare_release_release_proto != nil {
 		return
 	}
-	file_keyshare_keeper_keeper_proto_msgTypes[1].OneofWrappers = []any{
+	file_keyshare_release_release_proto_msgTypes[1].OneofWrappers = []any{
 		(*ReleaseResponse_Challenge)(nil),
 		(*ReleaseResponse_Share)(nil),
 	}
@@ -459,17 +459,17 @@ func file_keyshare_keeper_keeper_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyshare_keeper_keeper_proto_rawDesc), len(file_keyshare_keeper_keeper_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyshare_release_release_proto_rawDesc), len(file_keyshare_release_release_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_keyshare_keeper_keeper_proto_goTypes,
-		DependencyIndexes: file_keyshare_keeper_keeper_proto_depIdxs,
-		MessageInfos:      file_keyshare_keeper_keeper_proto_msgTypes,
+		GoTypes:           file_keyshare_release_release_proto_goTypes,
+		DependencyIndexes: file_keyshare_release_release_proto_depIdxs,
+		MessageInfos:      file_keyshare_release_release_proto_msgTypes,
 	}.Build()
-	File_keyshare_keeper_keeper_proto = out.File
-	file_keyshare_keeper_keeper_proto_goTypes = nil
-	file_keyshare_keeper_keeper_proto_depIdxs = nil
+	File_keyshare_release_release_proto = out.File
+	file_keyshare_release_release_proto_goTypes = nil
+	file_keyshare_release_release_proto_depIdxs = nil
 }

@@ -1,4 +1,4 @@
-package keeper
+package release
 
 import (
 	"bytes"
@@ -14,11 +14,12 @@ import (
 	"keybridge/keyshare"
 )
 
-// ReleaseDomain is the domain of a bridge's signature on a release request.
-const ReleaseDomain = "keybridge share release v1"
+// Domain is the domain of a bridge's signature on a release request.
+const Domain = "keybridge share release v1"
 
 const (
-	nonceSize     = 32
+	// NonceSize is the length of a challenge in bytes.
+	NonceSize     = 32
 	recipientSize = 32 // X25519 public key, RFC 9180 §7.1
 	maxReason     = 200
 )
@@ -42,15 +43,15 @@ type Transcript struct {
 
 // Bytes is the injective encoding of the transcript (keyshare.Transcript).
 func (t *Transcript) Bytes() []byte {
-	return keyshare.Transcript(ReleaseDomain, t.Nonce, []byte(t.Keeper), []byte(t.Set),
+	return keyshare.Transcript(Domain, t.Nonce, []byte(t.Keeper), []byte(t.Set),
 		keyshare.Uint64(t.Epoch), t.Recipient, []byte(t.Reason))
 }
 
 // Validate checks the form of every field.
 func (t *Transcript) Validate() error {
 	switch {
-	case len(t.Nonce) != nonceSize:
-		return fmt.Errorf("nonce of %d bytes, want %d", len(t.Nonce), nonceSize)
+	case len(t.Nonce) != NonceSize:
+		return fmt.Errorf("nonce of %d bytes, want %d", len(t.Nonce), NonceSize)
 	case len(t.Keeper) != 64 || strings.Trim(t.Keeper, "0123456789abcdef") != "":
 		return errors.New("keeper is not a fingerprint")
 	case t.Epoch == 0:
@@ -69,7 +70,7 @@ func (t *Transcript) Validate() error {
 
 // ParseTranscript is the inverse of Bytes; it accepts valid transcripts only.
 func ParseTranscript(b []byte) (*Transcript, error) {
-	f, err := keyshare.ParseTranscript(b, ReleaseDomain, 6)
+	f, err := keyshare.ParseTranscript(b, Domain, 6)
 	if err != nil {
 		return nil, fmt.Errorf("release transcript: %w", err)
 	}
