@@ -63,7 +63,7 @@ func TestNoSecretAtRest(t *testing.T) {
 // processes. The admin token's own file is what its operator reads it from.
 func (w *world) scan(t *testing.T) {
 	t.Helper()
-	found, err := w.secrets.Tree(w.Dir, func(rel string) bool { return rel == "admin.token" })
+	found, err := w.secrets.Tree(w.dir, func(rel string) bool { return rel == "state/admin.token" })
 	if err != nil {
 		t.Fatal(err)
 	}

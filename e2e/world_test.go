@@ -37,7 +37,8 @@ type config struct {
 // Repository keys are forbidden behind Envoy, provider credentials before it.
 type world struct {
 	*stack.Stack
-	dir       string
+	dir       string   // holds the stack's state and
+	output    *os.File // what keybridge dev prints
 	endpoints stack.Endpoints
 
 	s3 *provider.S3     // with its recorder
@@ -73,7 +74,12 @@ func newWorld(ctx context.Context, c config) (_ *world, err error) {
 	if w.ai, err = provider.StartOpenAI(provider.OpenAIConfig{Recorder: provider.RecorderConfig{Forbidden: &w.behindEnvoy}}); err != nil {
 		return nil, err
 	}
-	if w.Stack, err = stack.Start(stack.Config{Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel}); err != nil {
+	if w.output, err = os.Create(filepath.Join(w.dir, "dev.log")); err != nil {
+		return nil, err
+	}
+	if w.Stack, err = stack.Start(stack.Config{
+		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, Output: w.output,
+	}); err != nil {
 		return nil, err
 	}
 	if w.endpoints, err = w.Ready(ctx); err != nil {
@@ -252,6 +258,7 @@ func (w *world) atProviders() []string {
 // logs is the end of each process's log.
 func (w *world) logs() string {
 	files, _ := filepath.Glob(filepath.Join(w.dir, "state", "logs", "*.log"))
+	files = append(files, filepath.Join(w.dir, "dev.log"))
 	var b strings.Builder
 	for _, f := range files {
 		text, err := os.ReadFile(f)
@@ -281,6 +288,9 @@ func (w *world) close() error {
 	}
 	if w.ai != nil {
 		errs = append(errs, w.ai.Close())
+	}
+	if w.output != nil {
+		errs = append(errs, w.output.Close())
 	}
 	if w.dir != "" {
 		errs = append(errs, os.RemoveAll(w.dir))

@@ -142,9 +142,6 @@ func (s *Server) StreamAggregatedResources(stream discoveryv3.AggregatedDiscover
 	return s.sotw.StreamHandler(stream, resourcev3.AnyType)
 }
 
-// AddGroup makes a group unless it exists; Set does so too.
-func (s *Server) AddGroup(name string) { s.makeGroup(name) }
-
 func (s *Server) newGroup() *group {
 	g := &group{types: make(map[string]*resources, len(s.types))}
 	for _, t := range s.types {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
@@ -77,7 +78,9 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		}
 		conn, err := grpc.NewClient(*control,
 			grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(id, trust, identity.RoleControl, ""))),
-			// A control plane that vanished without a FIN is noticed within seconds: until then revocations would not arrive.
+			// gRPC's own back-off goes up to 2 minutes, for which revocations would not arrive.
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second}, MinConnectTimeout: 5 * time.Second}),
+			// A control plane that vanished without a FIN is noticed within seconds.
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}))
 		if err != nil {
 			return err

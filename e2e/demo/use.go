@@ -187,7 +187,8 @@ It stays up until Ctrl-C. In another terminal, with keys made for this run:
   aws --endpoint-url %[4]s s3 cp README.md s3://%[5]s/
   aws --endpoint-url %[4]s s3 ls s3://%[5]s/
 
-  curl --aws-sigv4 aws:amz:%[3]s:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" %[4]s/%[5]s/%[6]s
+  curl --aws-sigv4 aws:amz:%[3]s:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \
+    -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' %[4]s/%[5]s/%[6]s
 
   curl -N %[7]s/v1/chat/completions -H 'Content-Type: application/json' \
     -H 'Authorization: Bearer %[8]s' \

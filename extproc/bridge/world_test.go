@@ -310,7 +310,6 @@ type typed struct {
 }
 
 func newTyped(t *testing.T, ads *xds.Server) *typed {
-	ads.AddGroup("all")
 	for _, url := range xds.BridgeTypes() {
 		_, err := ads.Set("all", url, map[string]proto.Message{})
 		must(t, err)

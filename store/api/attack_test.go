@@ -22,7 +22,6 @@ import (
 	"keybridge/store/api"
 )
 
-// testCA returns a CA certificate in PEM.
 var testCAOnce = sync.OnceValues(func() (string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -33,6 +32,7 @@ var testCAOnce = sync.OnceValues(func() (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), err
 })
 
+// testCA returns a CA certificate in PEM.
 func testCA(t *testing.T) string {
 	t.Helper()
 	ca, err := testCAOnce()

@@ -9,7 +9,6 @@ import (
 
 	"keybridge/keyshare/seal"
 	"keybridge/store"
-	"keybridge/store/api"
 )
 
 // TestSealed looks behind the API: what is stored of a secret, and for what use.

@@ -11,7 +11,6 @@ import (
 
 	"keybridge/keyshare/seal"
 	"keybridge/store"
-	"keybridge/store/api"
 )
 
 func TestSealedCreate(t *testing.T) {
