@@ -225,7 +225,7 @@ func (w *world) python(ctx context.Context, args ...string) (string, error) {
 		libs = filepath.Join(root, ".tools", "py")
 	}
 	if _, err := os.Stat(filepath.Join(libs, "boto3")); err != nil {
-		return "", fmt.Errorf("boto3 is not installed: %w; run `make tools`, or set KEYBRIDGE_PY to the folder that holds it", err)
+		return "", fmt.Errorf("boto3 is not installed: %w; run `make e2e`, which installs it, or set KEYBRIDGE_PY to the folder that holds it", err)
 	}
 	cmd := exec.CommandContext(ctx, "python3", args...)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+libs, "PYTHONDONTWRITEBYTECODE=1", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",

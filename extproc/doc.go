@@ -17,8 +17,11 @@
 //
 // A request's headers are those that Envoy holds when the filter runs, so a
 // protocol that verifies signatures needs the connection manager to leave client
-// headers alone. Envoy 1.40 then adds x-forwarded-proto and x-request-id where the
-// client sent none; with use_remote_address it would overwrite both and extend
-// x-forwarded-for. Host arrives as :authority; Connection, Keep-Alive, Upgrade, TE
-// and Proxy-Connection are gone, and so is Expect unless proxy_100_continue is set.
+// headers alone: no use_remote_address (it overwrites x-forwarded-proto and
+// x-request-id and extends x-forwarded-for) and proxy_100_continue (Expect is gone
+// otherwise). Measured with Envoy 1.40 and those settings: x-forwarded-* and
+// x-request-id arrive as the client sent them, and where it sent none Envoy adds
+// x-forwarded-proto and x-request-id; Host arrives as :authority; Connection,
+// Transfer-Encoding and the x-envoy-* headers that steer Envoy do not arrive as
+// sent, so that a signature over one of them is refused.
 package extproc

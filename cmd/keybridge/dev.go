@@ -47,7 +47,7 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 	f.StringSliceVar(&d.without, "without", nil, "processes not to start, e.g. keeper-2,keeper-3, to see what the others do")
 	f.IntVar(&d.concurrency, "concurrency", 0, "Envoy's worker threads; 0: one per core")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		d.out = cmd.OutOrStdout()
+		d.out, d.logLevel = cmd.OutOrStdout(), cmd.Flag("log-level").Value.String()
 		return d.run(cmd.Context())
 	}
 	return cmd
@@ -55,7 +55,7 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 
 type dev struct {
 	state, s3, ai, admin, health string
-	envoy                        string
+	envoy, logLevel              string
 	without                      []string
 	concurrency                  int
 	out                          io.Writer
@@ -287,6 +287,9 @@ func (d *dev) processes() ([]devstack.Process, error) {
 		if !slices.ContainsFunc(all, func(p devstack.Process) bool { return p.Name == name }) {
 			return nil, fmt.Errorf("--without %s: there is no such process", name)
 		}
+	}
+	for i := range all {
+		all[i].Args = append(all[i].Args, "--log-level", d.logLevel)
 	}
 	return slices.DeleteFunc(all, func(p devstack.Process) bool { return slices.Contains(d.without, p.Name) }), nil
 }

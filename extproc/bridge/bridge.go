@@ -88,8 +88,11 @@ type Bridge struct {
 	resources *client.State // latest typed resources; nil before the first
 	keepers   map[string]quorum.KeeperReport
 	custody   string
-	problems  []string
+	problems  []string // that last
 	keys      int
+	// problemSince and reported are reportProblems's own.
+	problemSince map[string]time.Time
+	reported     map[string]bool
 }
 
 // New prepares a bridge; Run starts it.

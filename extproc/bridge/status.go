@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"keybridge/keyshare/quorum"
 )
@@ -38,16 +39,35 @@ func (b *Bridge) Status() Status {
 	return s
 }
 
-// reportProblems keeps what was left out, and logs what was not left out before.
+// lasting is how long a problem must last to be reported: the parts of one change
+// come over two feeds, and what waits for its other half is no problem yet.
+const lasting = time.Second
+
+// reportProblems keeps what was left out, and logs each part once.
 func (b *Bridge) reportProblems(problems []string, keys int) {
 	slices.Sort(problems)
+	now := time.Now()
 	b.mu.Lock()
-	old := b.problems
-	b.problems, b.keys = problems, keys
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	b.keys, b.problems = keys, nil
+	seen := map[string]time.Time{}
 	for _, p := range problems {
-		if !slices.Contains(old, p) {
-			b.cfg.Logger.Warn("left out", "reason", p)
+		since, known := b.problemSince[p]
+		switch {
+		case !known:
+			since = now
+			time.AfterFunc(lasting, b.changed)
+		case now.Sub(since) >= lasting:
+			b.problems = append(b.problems, p)
+			if !b.reported[p] {
+				b.cfg.Logger.Warn("left out", "reason", p)
+			}
 		}
+		seen[p] = since
+	}
+	b.problemSince = seen
+	b.reported = map[string]bool{}
+	for _, p := range b.problems {
+		b.reported[p] = true
 	}
 }

@@ -54,7 +54,7 @@ type ConnectorInput struct {
 	Name                     string
 	Provider                 Provider
 	Bucket                   string
-	Region                   string
+	Region                   string // empty: us-east-1
 	Cluster                  string
 	AllowBucketConfiguration bool
 	Credential               *credential.Credential
@@ -134,11 +134,17 @@ func (b *builder) connector(in *ConnectorInput) {
 		Authority:                authority(binding.Scheme, binding.Host, binding.Port),
 		AllowBucketConfiguration: in.AllowBucketConfiguration,
 	}
-	if in.Provider != ProviderS3 {
+	switch {
+	case in.Provider == ProviderS3 && c.Region == "":
+		c.Region = defaultRegion
+	case in.Provider != ProviderS3:
 		c.BasePath = strings.TrimSuffix(binding.Scope, "/")
 	}
 	b.connectors[in.ID] = c
 }
+
+// defaultRegion is what S3 clients sign for when nothing else is said.
+const defaultRegion = "us-east-1"
 
 func (in *ConnectorInput) check() string {
 	switch {
@@ -165,8 +171,6 @@ func (in *ConnectorInput) check() string {
 			return "its bucket's name is not valid"
 		case binding.Scope != in.Bucket:
 			return "its credential is bound to another bucket"
-		case in.Region == "":
-			return "it has no region"
 		}
 	case ProviderOpenAI, ProviderOther:
 		switch {

@@ -23,7 +23,7 @@ func newWorld(t testing.TB) (w *protocoltest.World, storage, ai protocoltest.Key
 	w = protocoltest.NewWorld(t)
 	w.Bucket(ours, "photos", nil)
 	w.Bucket(ours, "papers", func(in *grant.ConnectorInput, h *seal.Header) {
-		in.AllowBucketConfiguration = true
+		in.AllowBucketConfiguration, in.Region = true, ""
 		h.Binding.Scheme, h.Binding.Host, h.Binding.Port = "http", "127.0.0.1", 9000
 	})
 	w.LLM(ours, "model", nil)
@@ -60,7 +60,7 @@ func TestBuild(t *testing.T) {
 	}
 	want := []view{
 		{"photos", "cluster-photos", "photos.provider.example", "", "eu-central-1", false},
-		{"papers", "cluster-papers", "127.0.0.1:9000", "", "eu-central-1", true},
+		{"papers", "cluster-papers", "127.0.0.1:9000", "", "us-east-1", true},
 		{"model", "cluster-model", "model.provider.example", "/v1", "", false},
 		{"local", "cluster-local", "[2001:db8::1]:8443", "/openai/v1", "", false},
 	}
@@ -102,7 +102,6 @@ func TestProblems(t *testing.T) {
 		{"connector, credential of another scheme", bucket(func(_ *grant.ConnectorInput, h *seal.Header) { h.Binding.Scheme = "file" }), "bound to no endpoint"},
 		{"connector, bucket with a slash", bucket(func(in *grant.ConnectorInput, h *seal.Header) { in.Bucket, h.Binding.Scope = "a/b", "a/b" }), "name is not valid"},
 		{"connector, bucket of dots", bucket(func(in *grant.ConnectorInput, h *seal.Header) { in.Bucket, h.Binding.Scope = "..", ".." }), "name is not valid"},
-		{"connector without region", bucket(func(in *grant.ConnectorInput, _ *seal.Header) { in.Region = "" }), "no region"},
 		{"connector without cluster", bucket(func(in *grant.ConnectorInput, _ *seal.Header) { in.Cluster = "" }), "no cluster"},
 		{"connector of no provider", bucket(func(in *grant.ConnectorInput, _ *seal.Header) { in.Provider = 0 }), "unknown provider"},
 		{"connector twice", func(w *protocoltest.World) { w.Bucket(ours, "photos", nil) }, "connector photos of workspace " + ours + ": id is used twice"},
