@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 	"testing"
 	"time"
@@ -35,6 +36,7 @@ func TestTLSProviders(t *testing.T) {
 		{"system roots", "", provider.RecorderConfig{TLS: good}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			name := c.name + " " + rand.Text() // the world may have seen this test before (-count)
 			c.serve.Forbidden = &w.behindEnvoy
 			p, err := provider.StartOpenAI(provider.OpenAIConfig{Recorder: c.serve})
 			if err != nil {
@@ -45,11 +47,11 @@ func TestTLSProviders(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			llm, err := w.tenant.LLM(ctx, stack.LLM{Name: "tls " + c.name, Endpoint: p.Endpoint(), Secret: p.Key, CA: c.ca})
+			llm, err := w.tenant.LLM(ctx, stack.LLM{Name: name, Endpoint: p.Endpoint(), Secret: p.Key, CA: c.ca})
 			if err != nil {
 				t.Fatal(err)
 			}
-			repo, err := w.tenant.Repository(ctx, "tls "+c.name, nil, []string{llm})
+			repo, err := w.tenant.Repository(ctx, name, nil, []string{llm})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -128,7 +128,9 @@ func (d *dev) run(ctx context.Context) (err error) {
 	return errors.Join(err, os.RemoveAll(ready))
 }
 
-func (d *dev) path(elem ...string) string { return filepath.Join(append([]string{d.state}, elem...)...) }
+func (d *dev) path(elem ...string) string {
+	return filepath.Join(append([]string{d.state}, elem...)...)
+}
 
 // initialise is everything that an operator does before the first start, done
 // once. What an interrupted one left is marked as such, and only that is removed.

@@ -47,7 +47,7 @@ type bound struct {
 type plan struct {
 	clusters   map[string]*cluster
 	connectors map[string]grant.ConnectorInput // as published, by id
-	rendered   *client.State                  // the resources that Envoy's configuration was last made from
+	rendered   *client.State                   // the resources that Envoy's configuration was last made from
 	// renderProblems are the endpoints and listeners that could not be rendered.
 	renderProblems []string
 	published      bool
