@@ -9,7 +9,7 @@ export GOFLAGS := -buildvcs=false
 
 ENVOY_VERSION := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' envoy/*.go)
 VERSITYGW_VERSION := v1.8.0
-PIP := python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --upgrade
+PIP := python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore --upgrade
 TOOLS := $(CURDIR)/.tools
 GO_TOOL := go tool -modfile=.ci/tools.mod
 
