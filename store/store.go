@@ -55,6 +55,8 @@ const (
 	TypeS3     ConnectorType = "S3"
 	TypeOpenAI ConnectorType = "OPENAI"
 	TypeOther  ConnectorType = "OTHER" // OpenAI-compatible
+	// TypeAnthropic speaks the Anthropic API.
+	TypeAnthropic ConnectorType = "ANTHROPIC"
 )
 
 // Access is what a repository key may do.
@@ -83,6 +85,8 @@ type Connector struct {
 	CACertificate            string `json:"caCertificate,omitempty"`
 	CredentialID             string `json:"credentialId"`
 	AllowBucketConfiguration bool   `json:"allowBucketConfiguration,omitempty"`
+	// Models route requests for them here, beside those that the provider lists (AI only).
+	Models []string `json:"models,omitempty"`
 }
 
 // Credential is sealed provider key material. A credential made with its

@@ -15,8 +15,10 @@ const Format = 1
 const (
 	UseS3     = "s3"     // credential: the provider's access key secret; Key is the access key id
 	UseOpenAI = "openai" // credential: a bearer key of an OpenAI-compatible API
-	UseS3Key  = "s3-key" // repository key: the S3 secret itself
-	UseAIKey  = "ai-key" // repository key: SHA-256 of the bearer secret
+	// UseAnthropic is a credential: an x-api-key of the Anthropic API.
+	UseAnthropic = "anthropic"
+	UseS3Key     = "s3-key" // repository key: the S3 secret itself
+	UseAIKey     = "ai-key" // repository key: SHA-256 of the bearer secret
 )
 
 // Limits of header fields, in bytes. DNS names are limited by RFC 1035 §2.3.4.
@@ -76,7 +78,7 @@ func (b Binding) validateCredential() error {
 		if !isBucket(b.Scope) && b.Scope != "*" {
 			return headerError("binding.scope is neither a bucket name nor *")
 		}
-	case UseOpenAI:
+	case UseOpenAI, UseAnthropic:
 		if b.Key != "" {
 			return headerError("binding.key is not used by %q", b.Use)
 		}

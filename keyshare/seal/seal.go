@@ -9,7 +9,7 @@ const (
 // Binding says where a secret may be used. The bridge obeys it, not the
 // connector or key record beside it. Unused fields are empty.
 type Binding struct {
-	// Use is what the secret is for. Credentials: "s3", "openai". Repository keys: "s3-key", "ai-key".
+	// Use is what the secret is for. Credentials: "s3", "openai", "anthropic". Repository keys: "s3-key", "ai-key".
 	Use string `json:"use"`
 	// Key is the public half: the provider's access key id, or the repository key's id.
 	Key string `json:"key,omitempty"`

@@ -125,6 +125,736 @@ func (Access) EnumDescriptor() ([]byte, []int) {
 	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
 }
 
+type BridgeMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*BridgeMessage_Report
+	//	*BridgeMessage_ProbeResult
+	Message       isBridgeMessage_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BridgeMessage) Reset() {
+	*x = BridgeMessage{}
+	mi := &file_xds_link_link_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BridgeMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BridgeMessage) ProtoMessage() {}
+
+func (x *BridgeMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BridgeMessage.ProtoReflect.Descriptor instead.
+func (*BridgeMessage) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *BridgeMessage) GetMessage() isBridgeMessage_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *BridgeMessage) GetReport() *Report {
+	if x != nil {
+		if x, ok := x.Message.(*BridgeMessage_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+func (x *BridgeMessage) GetProbeResult() *ProbeResult {
+	if x != nil {
+		if x, ok := x.Message.(*BridgeMessage_ProbeResult); ok {
+			return x.ProbeResult
+		}
+	}
+	return nil
+}
+
+type isBridgeMessage_Message interface {
+	isBridgeMessage_Message()
+}
+
+type BridgeMessage_Report struct {
+	Report *Report `protobuf:"bytes,1,opt,name=report,proto3,oneof"`
+}
+
+type BridgeMessage_ProbeResult struct {
+	ProbeResult *ProbeResult `protobuf:"bytes,2,opt,name=probe_result,json=probeResult,proto3,oneof"`
+}
+
+func (*BridgeMessage_Report) isBridgeMessage_Message() {}
+
+func (*BridgeMessage_ProbeResult) isBridgeMessage_Message() {}
+
+type ControlMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Probe         *Probe                 `protobuf:"bytes,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlMessage) Reset() {
+	*x = ControlMessage{}
+	mi := &file_xds_link_link_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlMessage) ProtoMessage() {}
+
+func (x *ControlMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlMessage.ProtoReflect.Descriptor instead.
+func (*ControlMessage) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ControlMessage) GetProbe() *Probe {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+// Report is what a bridge says of itself; each replaces the one before.
+type Report struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// extproc/bridge.State, e.g. "ready".
+	State   string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Region  string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	// Where applications reach its listeners, e.g. "http://10.0.0.7:9000"; first S3, then AI.
+	Urls []string `protobuf:"bytes,4,rep,name=urls,proto3" json:"urls,omitempty"`
+	// Why it is not ready, credential-free; empty when it is.
+	Reason  string          `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Keepers []*KeeperReport `protobuf:"bytes,6,rep,name=keepers,proto3" json:"keepers,omitempty"`
+	// What is left out of service, each with its reason.
+	Problems      []string           `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	Envoy         []*TypeStatus      `protobuf:"bytes,8,rep,name=envoy,proto3" json:"envoy,omitempty"`
+	Connectors    []*ConnectorStatus `protobuf:"bytes,9,rep,name=connectors,proto3" json:"connectors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_xds_link_link_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Report) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Report) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Report) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Report) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *Report) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Report) GetKeepers() []*KeeperReport {
+	if x != nil {
+		return x.Keepers
+	}
+	return nil
+}
+
+func (x *Report) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *Report) GetEnvoy() []*TypeStatus {
+	if x != nil {
+		return x.Envoy
+	}
+	return nil
+}
+
+func (x *Report) GetConnectors() []*ConnectorStatus {
+	if x != nil {
+		return x.Connectors
+	}
+	return nil
+}
+
+type KeeperReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keeper        string                 `protobuf:"bytes,1,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeeperReport) Reset() {
+	*x = KeeperReport{}
+	mi := &file_xds_link_link_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeeperReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeeperReport) ProtoMessage() {}
+
+func (x *KeeperReport) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeeperReport.ProtoReflect.Descriptor instead.
+func (*KeeperReport) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *KeeperReport) GetKeeper() string {
+	if x != nil {
+		return x.Keeper
+	}
+	return ""
+}
+
+func (x *KeeperReport) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *KeeperReport) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// TypeStatus is how a bridge's Envoy stands with one xDS type.
+type TypeStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	TypeUrl       string                 `protobuf:"bytes,2,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	Sent          uint64                 `protobuf:"varint,3,opt,name=sent,proto3" json:"sent,omitempty"`
+	Acked         uint64                 `protobuf:"varint,4,opt,name=acked,proto3" json:"acked,omitempty"`
+	Nack          string                 `protobuf:"bytes,5,opt,name=nack,proto3" json:"nack,omitempty"` // text of the last rejection, if it is newer than the last acceptance
+	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypeStatus) Reset() {
+	*x = TypeStatus{}
+	mi := &file_xds_link_link_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypeStatus) ProtoMessage() {}
+
+func (x *TypeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypeStatus.ProtoReflect.Descriptor instead.
+func (*TypeStatus) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TypeStatus) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *TypeStatus) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
+	}
+	return ""
+}
+
+func (x *TypeStatus) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *TypeStatus) GetAcked() uint64 {
+	if x != nil {
+		return x.Acked
+	}
+	return 0
+}
+
+func (x *TypeStatus) GetNack() string {
+	if x != nil {
+		return x.Nack
+	}
+	return ""
+}
+
+func (x *TypeStatus) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+// ConnectorStatus is the outcome of the last probe of a connector by this bridge.
+type ConnectorStatus struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Online    bool                   `protobuf:"varint,3,opt,name=online,proto3" json:"online,omitempty"`
+	LatencyMs uint32                 `protobuf:"varint,4,opt,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty"`
+	// The provider's own error, credential-free.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	At            int64  `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"` // unix seconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectorStatus) Reset() {
+	*x = ConnectorStatus{}
+	mi := &file_xds_link_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectorStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectorStatus) ProtoMessage() {}
+
+func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
+func (*ConnectorStatus) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConnectorStatus) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *ConnectorStatus) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *ConnectorStatus) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *ConnectorStatus) GetLatencyMs() uint32 {
+	if x != nil {
+		return x.LatencyMs
+	}
+	return 0
+}
+
+func (x *ConnectorStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ConnectorStatus) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+// Probe asks for one cheap real provider call: HeadBucket, or the list of models.
+type Probe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // echoed in the result
+	// Either a connector that the bridge serves …
+	Connector string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
+	// … or one that does not exist yet: its secret sealed as it will be stored
+	// (seal.Sealed, binary), and what the record would say.
+	Sealed         []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Workspace      string `protobuf:"bytes,4,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Provider       string `protobuf:"bytes,5,opt,name=provider,proto3" json:"provider,omitempty"` // config.v1.Provider name without PROVIDER_, e.g. "S3"
+	Bucket         string `protobuf:"bytes,6,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	Region         string `protobuf:"bytes,7,opt,name=region,proto3" json:"region,omitempty"`
+	CaCertificates []byte `protobuf:"bytes,8,opt,name=ca_certificates,json=caCertificates,proto3" json:"ca_certificates,omitempty"`
+	// Credential record to use in place of sealed (a shared credential, in its binding only).
+	Credential    string `protobuf:"bytes,9,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probe) Reset() {
+	*x = Probe{}
+	mi := &file_xds_link_link_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probe) ProtoMessage() {}
+
+func (x *Probe) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probe.ProtoReflect.Descriptor instead.
+func (*Probe) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Probe) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Probe) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *Probe) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *Probe) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *Probe) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Probe) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *Probe) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Probe) GetCaCertificates() []byte {
+	if x != nil {
+		return x.CaCertificates
+	}
+	return nil
+}
+
+func (x *Probe) GetCredential() string {
+	if x != nil {
+		return x.Credential
+	}
+	return ""
+}
+
+type ProbeResult struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Ok        bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	LatencyMs uint32                 `protobuf:"varint,3,opt,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty"`
+	// The provider's own error, or why no call was made; credential-free.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// S3: the bucket's region as the provider says, if it does.
+	Region string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	// AI: the provider's models.
+	Models        []*Model `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResult) Reset() {
+	*x = ProbeResult{}
+	mi := &file_xds_link_link_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResult) ProtoMessage() {}
+
+func (x *ProbeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
+func (*ProbeResult) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProbeResult) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ProbeResult) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *ProbeResult) GetLatencyMs() uint32 {
+	if x != nil {
+		return x.LatencyMs
+	}
+	return 0
+}
+
+func (x *ProbeResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ProbeResult) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ProbeResult) GetModels() []*Model {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+type Model struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Created       int64                  `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"` // unix seconds, 0 if unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Model) Reset() {
+	*x = Model{}
+	mi := &file_xds_link_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Model) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Model) ProtoMessage() {}
+
+func (x *Model) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Model.ProtoReflect.Descriptor instead.
+func (*Model) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Model) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Model) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Model) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
 type CustodyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -133,7 +863,7 @@ type CustodyRequest struct {
 
 func (x *CustodyRequest) Reset() {
 	*x = CustodyRequest{}
-	mi := &file_xds_link_link_proto_msgTypes[0]
+	mi := &file_xds_link_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -145,7 +875,7 @@ func (x *CustodyRequest) String() string {
 func (*CustodyRequest) ProtoMessage() {}
 
 func (x *CustodyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[0]
+	mi := &file_xds_link_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -158,7 +888,7 @@ func (x *CustodyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CustodyRequest.ProtoReflect.Descriptor instead.
 func (*CustodyRequest) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{0}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{9}
 }
 
 type CustodyResponse struct {
@@ -173,7 +903,7 @@ type CustodyResponse struct {
 
 func (x *CustodyResponse) Reset() {
 	*x = CustodyResponse{}
-	mi := &file_xds_link_link_proto_msgTypes[1]
+	mi := &file_xds_link_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +915,7 @@ func (x *CustodyResponse) String() string {
 func (*CustodyResponse) ProtoMessage() {}
 
 func (x *CustodyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[1]
+	mi := &file_xds_link_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +928,7 @@ func (x *CustodyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CustodyResponse.ProtoReflect.Descriptor instead.
 func (*CustodyResponse) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CustodyResponse) GetManifest() []byte {
@@ -224,7 +954,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_xds_link_link_proto_msgTypes[2]
+	mi := &file_xds_link_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -236,7 +966,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[2]
+	mi := &file_xds_link_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -249,7 +979,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{2}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchRequest) GetFrom() uint64 {
@@ -272,7 +1002,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_xds_link_link_proto_msgTypes[3]
+	mi := &file_xds_link_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +1014,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[3]
+	mi := &file_xds_link_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +1027,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{3}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchResponse) GetRecords() []*Record {
@@ -342,7 +1072,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_xds_link_link_proto_msgTypes[4]
+	mi := &file_xds_link_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +1084,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[4]
+	mi := &file_xds_link_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +1097,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{4}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Record) GetType() string {
@@ -430,7 +1160,69 @@ var File_xds_link_link_proto protoreflect.FileDescriptor
 
 const file_xds_link_link_proto_rawDesc = "" +
 	"\n" +
-	"\x13xds/link/link.proto\x12\x11keybridge.link.v1\"\x10\n" +
+	"\x13xds/link/link.proto\x12\x11keybridge.link.v1\"\x94\x01\n" +
+	"\rBridgeMessage\x123\n" +
+	"\x06report\x18\x01 \x01(\v2\x19.keybridge.link.v1.ReportH\x00R\x06report\x12C\n" +
+	"\fprobe_result\x18\x02 \x01(\v2\x1e.keybridge.link.v1.ProbeResultH\x00R\vprobeResultB\t\n" +
+	"\amessage\"@\n" +
+	"\x0eControlMessage\x12.\n" +
+	"\x05probe\x18\x01 \x01(\v2\x18.keybridge.link.v1.ProbeR\x05probe\"\xcc\x02\n" +
+	"\x06Report\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\x12\x12\n" +
+	"\x04urls\x18\x04 \x03(\tR\x04urls\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x129\n" +
+	"\akeepers\x18\x06 \x03(\v2\x1f.keybridge.link.v1.KeeperReportR\akeepers\x12\x1a\n" +
+	"\bproblems\x18\a \x03(\tR\bproblems\x123\n" +
+	"\x05envoy\x18\b \x03(\v2\x1d.keybridge.link.v1.TypeStatusR\x05envoy\x12B\n" +
+	"\n" +
+	"connectors\x18\t \x03(\v2\".keybridge.link.v1.ConnectorStatusR\n" +
+	"connectors\"T\n" +
+	"\fKeeperReport\x12\x16\n" +
+	"\x06keeper\x18\x01 \x01(\tR\x06keeper\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x97\x01\n" +
+	"\n" +
+	"TypeStatus\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
+	"\btype_url\x18\x02 \x01(\tR\atypeUrl\x12\x12\n" +
+	"\x04sent\x18\x03 \x01(\x04R\x04sent\x12\x14\n" +
+	"\x05acked\x18\x04 \x01(\x04R\x05acked\x12\x12\n" +
+	"\x04nack\x18\x05 \x01(\tR\x04nack\x12\x1c\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\"\xae\x01\n" +
+	"\x0fConnectorStatus\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
+	"\x06online\x18\x03 \x01(\bR\x06online\x12\x1d\n" +
+	"\n" +
+	"latency_ms\x18\x04 \x01(\rR\tlatencyMs\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\"\x80\x02\n" +
+	"\x05Probe\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\x12\x1c\n" +
+	"\tworkspace\x18\x04 \x01(\tR\tworkspace\x12\x1a\n" +
+	"\bprovider\x18\x05 \x01(\tR\bprovider\x12\x16\n" +
+	"\x06bucket\x18\x06 \x01(\tR\x06bucket\x12\x16\n" +
+	"\x06region\x18\a \x01(\tR\x06region\x12'\n" +
+	"\x0fca_certificates\x18\b \x01(\fR\x0ecaCertificates\x12\x1e\n" +
+	"\n" +
+	"credential\x18\t \x01(\tR\n" +
+	"credential\"\xb0\x01\n" +
+	"\vProbeResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1d\n" +
+	"\n" +
+	"latency_ms\x18\x03 \x01(\rR\tlatencyMs\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
+	"\x06region\x18\x05 \x01(\tR\x06region\x120\n" +
+	"\x06models\x18\x06 \x03(\v2\x18.keybridge.link.v1.ModelR\x06models\"E\n" +
+	"\x05Model\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\"\x10\n" +
 	"\x0eCustodyRequest\"G\n" +
 	"\x0fCustodyResponse\x12\x1a\n" +
 	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12\x18\n" +
@@ -459,10 +1251,11 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\vACCESS_NONE\x10\x00\x12\b\n" +
 	"\x04READ\x10\x01\x12\t\n" +
 	"\x05WRITE\x10\x02\x12\t\n" +
-	"\x05ADMIN\x10\x032\xa6\x01\n" +
+	"\x05ADMIN\x10\x032\xf9\x01\n" +
 	"\x04Link\x12P\n" +
 	"\aCustody\x12!.keybridge.link.v1.CustodyRequest\x1a\".keybridge.link.v1.CustodyResponse\x12L\n" +
-	"\x05Watch\x12\x1f.keybridge.link.v1.WatchRequest\x1a .keybridge.link.v1.WatchResponse0\x01B\x19Z\x17keybridge/xds/link;linkb\x06proto3"
+	"\x05Watch\x12\x1f.keybridge.link.v1.WatchRequest\x1a .keybridge.link.v1.WatchResponse0\x01\x12Q\n" +
+	"\x06Attach\x12 .keybridge.link.v1.BridgeMessage\x1a!.keybridge.link.v1.ControlMessage(\x010\x01B\x19Z\x17keybridge/xds/link;linkb\x06proto3"
 
 var (
 	file_xds_link_link_proto_rawDescOnce sync.Once
@@ -477,29 +1270,47 @@ func file_xds_link_link_proto_rawDescGZIP() []byte {
 }
 
 var file_xds_link_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_xds_link_link_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_xds_link_link_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_xds_link_link_proto_goTypes = []any{
 	(State)(0),              // 0: keybridge.link.v1.State
 	(Access)(0),             // 1: keybridge.link.v1.Access
-	(*CustodyRequest)(nil),  // 2: keybridge.link.v1.CustodyRequest
-	(*CustodyResponse)(nil), // 3: keybridge.link.v1.CustodyResponse
-	(*WatchRequest)(nil),    // 4: keybridge.link.v1.WatchRequest
-	(*WatchResponse)(nil),   // 5: keybridge.link.v1.WatchResponse
-	(*Record)(nil),          // 6: keybridge.link.v1.Record
+	(*BridgeMessage)(nil),   // 2: keybridge.link.v1.BridgeMessage
+	(*ControlMessage)(nil),  // 3: keybridge.link.v1.ControlMessage
+	(*Report)(nil),          // 4: keybridge.link.v1.Report
+	(*KeeperReport)(nil),    // 5: keybridge.link.v1.KeeperReport
+	(*TypeStatus)(nil),      // 6: keybridge.link.v1.TypeStatus
+	(*ConnectorStatus)(nil), // 7: keybridge.link.v1.ConnectorStatus
+	(*Probe)(nil),           // 8: keybridge.link.v1.Probe
+	(*ProbeResult)(nil),     // 9: keybridge.link.v1.ProbeResult
+	(*Model)(nil),           // 10: keybridge.link.v1.Model
+	(*CustodyRequest)(nil),  // 11: keybridge.link.v1.CustodyRequest
+	(*CustodyResponse)(nil), // 12: keybridge.link.v1.CustodyResponse
+	(*WatchRequest)(nil),    // 13: keybridge.link.v1.WatchRequest
+	(*WatchResponse)(nil),   // 14: keybridge.link.v1.WatchResponse
+	(*Record)(nil),          // 15: keybridge.link.v1.Record
 }
 var file_xds_link_link_proto_depIdxs = []int32{
-	6, // 0: keybridge.link.v1.WatchResponse.records:type_name -> keybridge.link.v1.Record
-	0, // 1: keybridge.link.v1.Record.state:type_name -> keybridge.link.v1.State
-	1, // 2: keybridge.link.v1.Record.access:type_name -> keybridge.link.v1.Access
-	2, // 3: keybridge.link.v1.Link.Custody:input_type -> keybridge.link.v1.CustodyRequest
-	4, // 4: keybridge.link.v1.Link.Watch:input_type -> keybridge.link.v1.WatchRequest
-	3, // 5: keybridge.link.v1.Link.Custody:output_type -> keybridge.link.v1.CustodyResponse
-	5, // 6: keybridge.link.v1.Link.Watch:output_type -> keybridge.link.v1.WatchResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4,  // 0: keybridge.link.v1.BridgeMessage.report:type_name -> keybridge.link.v1.Report
+	9,  // 1: keybridge.link.v1.BridgeMessage.probe_result:type_name -> keybridge.link.v1.ProbeResult
+	8,  // 2: keybridge.link.v1.ControlMessage.probe:type_name -> keybridge.link.v1.Probe
+	5,  // 3: keybridge.link.v1.Report.keepers:type_name -> keybridge.link.v1.KeeperReport
+	6,  // 4: keybridge.link.v1.Report.envoy:type_name -> keybridge.link.v1.TypeStatus
+	7,  // 5: keybridge.link.v1.Report.connectors:type_name -> keybridge.link.v1.ConnectorStatus
+	10, // 6: keybridge.link.v1.ProbeResult.models:type_name -> keybridge.link.v1.Model
+	15, // 7: keybridge.link.v1.WatchResponse.records:type_name -> keybridge.link.v1.Record
+	0,  // 8: keybridge.link.v1.Record.state:type_name -> keybridge.link.v1.State
+	1,  // 9: keybridge.link.v1.Record.access:type_name -> keybridge.link.v1.Access
+	11, // 10: keybridge.link.v1.Link.Custody:input_type -> keybridge.link.v1.CustodyRequest
+	13, // 11: keybridge.link.v1.Link.Watch:input_type -> keybridge.link.v1.WatchRequest
+	2,  // 12: keybridge.link.v1.Link.Attach:input_type -> keybridge.link.v1.BridgeMessage
+	12, // 13: keybridge.link.v1.Link.Custody:output_type -> keybridge.link.v1.CustodyResponse
+	14, // 14: keybridge.link.v1.Link.Watch:output_type -> keybridge.link.v1.WatchResponse
+	3,  // 15: keybridge.link.v1.Link.Attach:output_type -> keybridge.link.v1.ControlMessage
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_xds_link_link_proto_init() }
@@ -507,13 +1318,17 @@ func file_xds_link_link_proto_init() {
 	if File_xds_link_link_proto != nil {
 		return
 	}
+	file_xds_link_link_proto_msgTypes[0].OneofWrappers = []any{
+		(*BridgeMessage_Report)(nil),
+		(*BridgeMessage_ProbeResult)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_xds_link_link_proto_rawDesc), len(file_xds_link_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

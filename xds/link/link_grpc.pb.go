@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Link_Custody_FullMethodName = "/keybridge.link.v1.Link/Custody"
 	Link_Watch_FullMethodName   = "/keybridge.link.v1.Link/Watch"
+	Link_Attach_FullMethodName  = "/keybridge.link.v1.Link/Attach"
 )
 
 // LinkClient is the client API for Link service.
@@ -35,6 +36,9 @@ type LinkClient interface {
 	// Watch streams every sealed record of the caller's enrolled workspaces, then
 	// one message with `synced` set, then each change. `from` = 0 asks for everything.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Attach is the way back. The bridge opens it, says hello with its first Report and
+	// then reports as things change; the control plane sends probes over it.
+	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BridgeMessage, ControlMessage], error)
 }
 
 type linkClient struct {
@@ -74,6 +78,19 @@ func (c *linkClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *linkClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BridgeMessage, ControlMessage], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Link_ServiceDesc.Streams[1], Link_Attach_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BridgeMessage, ControlMessage]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Link_AttachClient = grpc.BidiStreamingClient[BridgeMessage, ControlMessage]
+
 // LinkServer is the server API for Link service.
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
@@ -83,6 +100,9 @@ type LinkServer interface {
 	// Watch streams every sealed record of the caller's enrolled workspaces, then
 	// one message with `synced` set, then each change. `from` = 0 asks for everything.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Attach is the way back. The bridge opens it, says hello with its first Report and
+	// then reports as things change; the control plane sends probes over it.
+	Attach(grpc.BidiStreamingServer[BridgeMessage, ControlMessage]) error
 	mustEmbedUnimplementedLinkServer()
 }
 
@@ -98,6 +118,9 @@ func (UnimplementedLinkServer) Custody(context.Context, *CustodyRequest) (*Custo
 }
 func (UnimplementedLinkServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedLinkServer) Attach(grpc.BidiStreamingServer[BridgeMessage, ControlMessage]) error {
+	return status.Error(codes.Unimplemented, "method Attach not implemented")
 }
 func (UnimplementedLinkServer) mustEmbedUnimplementedLinkServer() {}
 func (UnimplementedLinkServer) testEmbeddedByValue()              {}
@@ -149,6 +172,13 @@ func _Link_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _Link_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(LinkServer).Attach(&grpc.GenericServerStream[BridgeMessage, ControlMessage]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Link_AttachServer = grpc.BidiStreamingServer[BridgeMessage, ControlMessage]
+
 // Link_ServiceDesc is the grpc.ServiceDesc for Link service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +196,12 @@ var Link_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _Link_Watch_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Attach",
+			Handler:       _Link_Attach_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "xds/link/link.proto",

@@ -84,6 +84,7 @@ const (
 	Provider_PROVIDER_S3          Provider = 1
 	Provider_PROVIDER_OPENAI      Provider = 2
 	Provider_PROVIDER_OTHER       Provider = 3 // OpenAI-compatible, any vendor
+	Provider_PROVIDER_ANTHROPIC   Provider = 4
 )
 
 // Enum value maps for Provider.
@@ -93,12 +94,14 @@ var (
 		1: "PROVIDER_S3",
 		2: "PROVIDER_OPENAI",
 		3: "PROVIDER_OTHER",
+		4: "PROVIDER_ANTHROPIC",
 	}
 	Provider_value = map[string]int32{
 		"PROVIDER_UNSPECIFIED": 0,
 		"PROVIDER_S3":          1,
 		"PROVIDER_OPENAI":      2,
 		"PROVIDER_OTHER":       3,
+		"PROVIDER_ANTHROPIC":   4,
 	}
 )
 
@@ -138,7 +141,10 @@ type Listener struct {
 	// IP address to bind, e.g. "127.0.0.1" or "0.0.0.0".
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	// 1..65535.
-	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	// Speak TLS (HTTP/1.1 and HTTP/2 by ALPN) with the bridge's certificate of this
+	// name (`keybridge bridge --tls NAME=CERT,KEY`); empty for plain HTTP.
+	Certificate   string `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +207,13 @@ func (x *Listener) GetPort() uint32 {
 	return 0
 }
 
+func (x *Listener) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
 // Connector is one provider resource. Resource name: "<workspace>/<id>".
 type Connector struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -209,7 +222,7 @@ type Connector struct {
 	// Unique per workspace; names the connector in /connectors/{name}/v1/… paths.
 	Name     string   `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Provider Provider `protobuf:"varint,4,opt,name=provider,proto3,enum=keybridge.config.v1.Provider" json:"provider,omitempty"`
-	// Storage only: the bucket as the provider knows it.
+	// Storage only: the bucket as the provider knows it; "*" for the whole account.
 	Bucket string `protobuf:"bytes,5,opt,name=bucket,proto3" json:"bucket,omitempty"`
 	// Storage only: the SigV4 region, e.g. "us-east-1".
 	Region string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
@@ -220,8 +233,11 @@ type Connector struct {
 	CaCertificates []byte `protobuf:"bytes,8,opt,name=ca_certificates,json=caCertificates,proto3" json:"ca_certificates,omitempty"`
 	// Lets ADMIN keys change bucket configuration and ACLs.
 	AllowBucketConfiguration bool `protobuf:"varint,9,opt,name=allow_bucket_configuration,json=allowBucketConfiguration,proto3" json:"allow_bucket_configuration,omitempty"`
-	unknownFields            protoimpl.UnknownFields
-	sizeCache                protoimpl.SizeCache
+	// AI only: models that requests for them are routed here by, beside those that
+	// the provider lists. A trailing "*" matches the rest of a name.
+	Models        []string `protobuf:"bytes,10,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Connector) Reset() {
@@ -315,6 +331,13 @@ func (x *Connector) GetAllowBucketConfiguration() bool {
 		return x.AllowBucketConfiguration
 	}
 	return false
+}
+
+func (x *Connector) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
 }
 
 // Repository is the group of connectors that its keys give access to. Resource name: "<workspace>/<id>".
@@ -467,12 +490,13 @@ var File_xds_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_xds_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1axds/config/v1/config.proto\x12\x13keybridge.config.v1\"\x87\x01\n" +
+	"\x1axds/config/v1/config.proto\x12\x13keybridge.config.v1\"\xa9\x01\n" +
 	"\bListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x1d.keybridge.config.v1.ProtocolR\bprotocol\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"\xc4\x02\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\tR\vcertificate\"\xdc\x02\n" +
 	"\tConnector\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x12\n" +
@@ -482,7 +506,9 @@ const file_xds_config_v1_config_proto_rawDesc = "" +
 	"\x06region\x18\x06 \x01(\tR\x06region\x12#\n" +
 	"\rcredential_id\x18\a \x01(\tR\fcredentialId\x12'\n" +
 	"\x0fca_certificates\x18\b \x01(\fR\x0ecaCertificates\x12<\n" +
-	"\x1aallow_bucket_configuration\x18\t \x01(\bR\x18allowBucketConfiguration\"\x9b\x02\n" +
+	"\x1aallow_bucket_configuration\x18\t \x01(\bR\x18allowBucketConfiguration\x12\x16\n" +
+	"\x06models\x18\n" +
+	" \x03(\tR\x06models\"\x9b\x02\n" +
 	"\n" +
 	"Repository\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -498,12 +524,13 @@ const file_xds_config_v1_config_proto_rawDesc = "" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x06\n" +
 	"\x02S3\x10\x01\x12\x06\n" +
-	"\x02AI\x10\x02*^\n" +
+	"\x02AI\x10\x02*v\n" +
 	"\bProvider\x12\x18\n" +
 	"\x14PROVIDER_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vPROVIDER_S3\x10\x01\x12\x13\n" +
 	"\x0fPROVIDER_OPENAI\x10\x02\x12\x12\n" +
-	"\x0ePROVIDER_OTHER\x10\x03B\"Z keybridge/xds/config/v1;configv1b\x06proto3"
+	"\x0ePROVIDER_OTHER\x10\x03\x12\x16\n" +
+	"\x12PROVIDER_ANTHROPIC\x10\x04B\"Z keybridge/xds/config/v1;configv1b\x06proto3"
 
 var (
 	file_xds_config_v1_config_proto_rawDescOnce sync.Once
