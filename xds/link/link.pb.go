@@ -1065,7 +1065,9 @@ type Record struct {
 	// Repository keys only.
 	Access Access `protobuf:"varint,7,opt,name=access,proto3,enum=keybridge.link.v1.Access" json:"access,omitempty"`
 	// Unix seconds, 0 for never. Repository keys only.
-	Expires       int64 `protobuf:"varint,8,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires int64 `protobuf:"varint,8,opt,name=expires,proto3" json:"expires,omitempty"`
+	// AI type of an AI repository key, as in the admin API: "OPENAI", "ANTHROPIC", "OTHER".
+	AiType        string `protobuf:"bytes,9,opt,name=ai_type,json=aiType,proto3" json:"ai_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1156,6 +1158,13 @@ func (x *Record) GetExpires() int64 {
 	return 0
 }
 
+func (x *Record) GetAiType() string {
+	if x != nil {
+		return x.AiType
+	}
+	return ""
+}
+
 var File_xds_link_link_proto protoreflect.FileDescriptor
 
 const file_xds_link_link_proto_rawDesc = "" +
@@ -1232,7 +1241,7 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\rWatchResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.keybridge.link.v1.RecordR\arecords\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06synced\x18\x03 \x01(\bR\x06synced\"\xfb\x01\n" +
+	"\x06synced\x18\x03 \x01(\bR\x06synced\"\x94\x02\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1c\n" +
@@ -1241,7 +1250,8 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\x0e2\x18.keybridge.link.v1.StateR\x05state\x12\x16\n" +
 	"\x06sealed\x18\x06 \x01(\fR\x06sealed\x121\n" +
 	"\x06access\x18\a \x01(\x0e2\x19.keybridge.link.v1.AccessR\x06access\x12\x18\n" +
-	"\aexpires\x18\b \x01(\x03R\aexpires*.\n" +
+	"\aexpires\x18\b \x01(\x03R\aexpires\x12\x17\n" +
+	"\aai_type\x18\t \x01(\tR\x06aiType*.\n" +
 	"\x05State\x12\n" +
 	"\n" +
 	"\x06ACTIVE\x10\x00\x12\f\n" +
