@@ -78,7 +78,7 @@ func ads(t *testing.T, dir string, cds, lds map[string]proto.Message) (socket st
 	if err != nil {
 		t.Fatal(err)
 	}
-	for typeURL, m := range map[string]map[string]proto.Message{resourcev3.ClusterType: cds, resourcev3.RouteType: nil, resourcev3.ListenerType: lds} {
+	for typeURL, m := range map[string]map[string]proto.Message{resourcev3.ClusterType: cds, resourcev3.RouteType: nil, resourcev3.ListenerType: lds, resourcev3.SecretType: nil} {
 		if _, err := s.Set("g", typeURL, m); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,8 @@
 package extproc
 
 import (
+	"sync"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -19,6 +21,8 @@ type exchange struct {
 	lines     []*corev3.HeaderValueOption // each with its HeaderValue, kept
 	used      int
 }
+
+var exchanges = sync.Pool{New: func() any { return newExchange() }}
 
 func newExchange() *exchange {
 	x := &exchange{}

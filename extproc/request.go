@@ -21,6 +21,9 @@ type Request struct {
 	Scheme    string
 	// EndOfStream says that the request has no body.
 	EndOfStream bool
+	// State is the protocol's own, nil for a new request: what it keeps of this
+	// request from Decide to DecideBody and from call to call, e.g. how far it has read.
+	State any
 
 	// twice is set by a repeated pseudo-header: no HTTP codec lets one pass.
 	twice    bool
@@ -108,7 +111,7 @@ func (r *Request) set(headers []*corev3.HeaderValue, endOfStream bool) {
 func (r *Request) reset() {
 	clear(r.headers)
 	r.decision.reset()
-	*r = Request{headers: r.headers[:0], decision: r.decision}
+	*r = Request{headers: r.headers[:0], decision: r.decision} // State too
 }
 
 // Decision lets a request go on to a provider.
@@ -124,6 +127,10 @@ type Decision struct {
 	// Remove are headers that do not reach the provider: at the least every one
 	// that carries a client's credential and is not replaced.
 	Remove []string
+	// Key is the record id of the repository key that asked: what Server.EndStreams
+	// asks about. It outlives the request (an index's own string). Empty for a
+	// request that no revocation ends.
+	Key string
 
 	memory []byte
 	full   [][]byte
@@ -192,6 +199,28 @@ type Error struct {
 	// Reason is one of a protocol's fixed set of words, for metrics and logs:
 	// lower-case letters and underscores, never anything of the client's.
 	Reason string
+}
+
+// NeedBody is what Decide returns, with no Decision, for a request that it cannot
+// decide by the headers alone, and DecideBody if the bytes so far do not say
+// enough. It is never sent. Only a [BodyDecider] may return it, and only for a
+// request whose EndOfStream is false.
+var NeedBody = &Error{Reason: "need_body"}
+
+// BodyDecider is a Protocol that decides some requests by what their body says. The
+// bytes that it has seen are held until it has decided; then they and the rest of
+// the body go to the provider as the client sent them. A provider sees nothing before.
+type BodyDecider interface {
+	Protocol
+	// DecideBody is called after each piece of the body that arrives, with all bytes
+	// so far and whether they are the whole body, until it returns something else
+	// than NeedBody, which it must once the body is complete. r is the request that
+	// Decide saw; body is only lent. It does not block.
+	DecideBody(now time.Time, r *Request, body []byte, complete bool) (*Decision, *Error)
+	// TooLarge refuses a body of which Options.MaxBody bytes did not suffice.
+	TooLarge() *Error
+	// TooSlow refuses a body that did not arrive within Options.BodyTimeout, status 408.
+	TooSlow() *Error
 }
 
 // Protocol is what an application speaks: it verifies a request's credentials,

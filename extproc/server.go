@@ -7,16 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
-	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 )
 
 // ClusterHeader tells Envoy's one forwarding route which cluster to use. Envoy
@@ -31,6 +27,26 @@ type Options struct {
 	Now func() time.Time
 	// Drain is how long Serve lets streams end by themselves when it stops. Default: 1 s.
 	Drain time.Duration
+	// MaxBody is how many bytes of a body are held at most while a BodyDecider
+	// makes up its mind. Default: 8 MiB.
+	MaxBody int
+	// MaxHeld bounds what is held of all bodies together; beyond it requests that
+	// would need more are refused as Unavailable. Default: 512 MiB.
+	MaxHeld int64
+	// BodyTimeout bounds how long that may take from the request's headers on.
+	// Default: 30 s.
+	BodyTimeout time.Duration
+	// Observer is told of every decision. Default: nobody.
+	Observer Observer
+}
+
+// Observer counts decisions. Its method is called concurrently, on the path of
+// every request: it neither blocks nor allocates.
+type Observer interface {
+	// Decided tells the protocol's name and the reason of the refusal, "" for a
+	// request that went on; took is what deciding took, without waiting for a body.
+	// A request that ended before it was decided is not told.
+	Decided(protocol, reason string, took time.Duration)
 }
 
 // Server is Envoy's external processor.
@@ -39,6 +55,8 @@ type Server struct {
 	protocols map[string]Protocol
 	opts      Options
 	stopping  atomic.Bool
+	open      registry
+	held      atomic.Int64 // bytes of bodies
 }
 
 // NewServer answers for protocols, by the gRPC :authority that Envoy calls with
@@ -53,15 +71,17 @@ func NewServer(protocols map[string]Protocol, opts Options) *Server {
 	if opts.Drain == 0 {
 		opts.Drain = time.Second
 	}
+	if opts.MaxBody == 0 {
+		opts.MaxBody = 8 << 20
+	}
+	if opts.MaxHeld == 0 {
+		opts.MaxHeld = 512 << 20
+	}
+	if opts.BodyTimeout == 0 {
+		opts.BodyTimeout = 30 * time.Second
+	}
 	return &Server{protocols: protocols, opts: opts}
 }
-
-var (
-	errStopping  = status.Error(codes.Unavailable, "the bridge is stopping")
-	errProtocol  = status.Error(codes.Unimplemented, "no protocol answers to this authority")
-	errFirst     = status.Error(codes.InvalidArgument, "the first message is not request headers")
-	errNoHeaders = status.Error(codes.InvalidArgument, "the request headers carry no or repeated pseudo-headers")
-)
 
 // Serve answers on l until ctx ends, then gives streams the drain time and cuts
 // the rest off, so that Envoy sees a gRPC error and refuses those requests.
@@ -72,6 +92,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		// Envoy limits a request's headers to 60 KiB by default and 8 MiB at most.
 		grpc.MaxRecvMsgSize(9<<20),
 		grpc.WaitForHandlers(true),
+		grpc.InTapHandle(interruptible),
 	)
 	extprocv3.RegisterExternalProcessorServer(g, s)
 	done := make(chan error, 1)
@@ -91,89 +112,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Process serves one stream, which is one HTTP request. It ends the stream as soon
-// as it has answered: with the headers decided, Envoy has no more to ask.
-func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error {
-	if s.stopping.Load() {
-		return errStopping
-	}
-	protocol := s.protocol(stream.Context())
-	if protocol == nil {
-		return errProtocol
-	}
-	message, err := stream.Recv()
-	if err != nil {
-		// A clean end before the headers is an error too: nothing was decided.
-		return fmt.Errorf("receiving the request headers: %w", err)
-	}
-	headers := message.GetRequestHeaders()
-	if headers == nil {
-		return errFirst
-	}
-	x := exchanges.Get().(*exchange)
-	defer x.release()
-	x.request.set(headers.GetHeaders().GetHeaders(), headers.GetEndOfStream())
-	if x.request.Method == "" || x.request.Path == "" || x.request.Authority == "" || x.request.twice {
-		return errNoHeaders
-	}
-	if s.stopping.Load() {
-		return errStopping
-	}
-	decision, refusal := s.decide(protocol, &x.request)
-	if refusal != nil {
-		return stream.Send(x.refuse(refusal))
-	}
-	return stream.Send(x.forward(decision))
-}
-
 func (s *Server) protocol(ctx context.Context) Protocol {
 	if v := metadata.ValueFromIncomingContext(ctx, ":authority"); len(v) == 1 {
 		return s.protocols[v[0]]
 	}
 	return nil
 }
-
-// decide is the guard: whatever happens in a protocol, the answer is a complete
-// Decision or an Error.
-func (s *Server) decide(p Protocol, r *Request) (decision *Decision, refusal *Error) {
-	defer func() {
-		if v := recover(); v != nil {
-			s.panicked(p, v)
-			decision, refusal = nil, unavailable(p)
-		}
-	}()
-	decision, refusal = p.Decide(s.opts.Now(), r)
-	switch {
-	case refusal != nil:
-		if log := s.opts.Logger; log.Enabled(context.Background(), slog.LevelDebug) {
-			log.Debug("refused", "protocol", p.Name(), "status", refusal.Status, "reason", refusal.Reason)
-		}
-		return nil, refusal
-	case decision == nil || decision.Cluster == "" || decision.Authority == "":
-		s.opts.Logger.Error("incomplete decision", "protocol", p.Name())
-		return nil, unavailable(p)
-	}
-	return decision, nil
-}
-
-// panicked logs where, and of what was thrown only what the runtime says itself:
-// another value may carry what the client sent.
-func (s *Server) panicked(p Protocol, v any) {
-	what := fmt.Sprintf("%T", v)
-	if err, ok := v.(runtime.Error); ok {
-		what = err.Error()
-	}
-	s.opts.Logger.Error("panic while deciding", "protocol", p.Name(), "panic", what, "stack", string(debug.Stack()))
-}
-
-// unavailable asks a protocol that may be broken for its own words.
-func unavailable(p Protocol) (e *Error) {
-	defer func() {
-		if recover() != nil || e == nil {
-			e = &Error{Status: 503, ContentType: "text/plain", Reason: "broken"}
-		}
-	}()
-	return p.Unavailable()
-}
-
-var exchanges = sync.Pool{New: func() any { return newExchange() }}

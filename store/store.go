@@ -82,8 +82,12 @@ type Connector struct {
 	Endpoint string        `json:"endpoint"` // as configured or defaulted; for display: the binding decides
 	Region   string        `json:"region,omitempty"`
 	// CACertificate is PEM, empty for the system roots.
-	CACertificate            string `json:"caCertificate,omitempty"`
-	CredentialID             string `json:"credentialId"`
+	CACertificate string `json:"caCertificate,omitempty"`
+	// CredentialID is the connector's own id, or that of a shared credential.
+	CredentialID string `json:"credentialId"`
+	// RetiredSecret is the version of the last secret of its own, once the connector
+	// uses a shared one: a new secret of its own continues from there.
+	RetiredSecret            uint64 `json:"retiredSecret,omitempty"`
 	AllowBucketConfiguration bool   `json:"allowBucketConfiguration,omitempty"`
 	// Models route requests for them here, beside those that the provider lists (AI only).
 	Models []string `json:"models,omitempty"`
@@ -95,6 +99,19 @@ type Credential struct {
 	M      Meta         `json:"meta"`
 	Key    string       `json:"key,omitempty"` // access key id; for display: the binding decides
 	Sealed *seal.Sealed `json:"sealed"`        // nil once deleted
+	// Shared is nil for a credential that was made with its connector.
+	Shared *Shared `json:"shared,omitempty"`
+}
+
+// Shared is what a credential that several connectors may use has of its own.
+type Shared struct {
+	Provider       string `json:"provider"` // as in the admin API, e.g. "AWS"
+	Endpoint       string `json:"endpoint"` // for display: the binding decides
+	Region         string `json:"region,omitempty"`
+	CACertificate  string `json:"caCertificate,omitempty"` // PEM, empty for the system roots
+	TenantID       string `json:"tenantId,omitempty"`
+	SubscriptionID string `json:"subscriptionId,omitempty"`
+	Description    string `json:"description,omitempty"`
 }
 
 type Repository struct {

@@ -38,7 +38,7 @@ func BridgeTypes() []string {
 
 // EnvoyTypes are the type URLs that a bridge serves to its Envoy.
 func EnvoyTypes() []string {
-	return []string{resourcev3.ListenerType, resourcev3.RouteType, resourcev3.ClusterType}
+	return []string{resourcev3.ListenerType, resourcev3.RouteType, resourcev3.ClusterType, resourcev3.SecretType}
 }
 
 func typeURL(m proto.Message) string {

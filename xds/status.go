@@ -30,6 +30,7 @@ type Status struct {
 	Nack   string
 	Nacked uint64
 	NackAt time.Time
+	Nacks  uint64 // rejections since the server started
 }
 
 // NackError says that a node rejected a response.
@@ -145,6 +146,7 @@ func (t *tracker) request(key streamKey, typeURL, nonce, rejected string, isNack
 	st := t.state(s, typeURL)
 	if isNack {
 		st.Nack, st.Nacked, st.NackAt = truncate(rejected, maxNack), version, time.Now()
+		st.Nacks++
 		t.log.Warn("xds: peer rejected configuration", "node", node, "type", typeURL, "version", version, "error", st.Nack)
 	} else {
 		st.Acked, st.Answered = version, true

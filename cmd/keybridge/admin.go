@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
-	"strings"
-	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +15,16 @@ import (
 	"keybridge/store/api/client"
 )
 
-// adminFlags are those of every command that talks to the admin API. The defaults
-// come from the environment; the token itself only ever from a file.
+// Where admin commands find the API when flags do not say. The token itself is
+// only ever in a file: arguments and environment are readable by others.
+const (
+	envAdmin     = "KEYBRIDGE_ADMIN"
+	envTokenFile = "KEYBRIDGE_TOKEN_FILE" //nolint:gosec // a file's name, not a token
+	envRoot      = "KEYBRIDGE_OPERATOR_ROOT"
+	envWorkspace = "KEYBRIDGE_WORKSPACE"
+)
+
+// adminFlags are those of every command that talks to the admin API.
 type adminFlags struct {
 	url, tokenFile, root *string
 	json                 *bool
@@ -27,31 +33,65 @@ type adminFlags struct {
 func addAdminFlags(cmd *cobra.Command) adminFlags {
 	f := cmd.PersistentFlags()
 	return adminFlags{
-		f.String("admin", os.Getenv("KEYBRIDGE_ADMIN"), "URL of the admin API ($KEYBRIDGE_ADMIN)"),
-		f.String("token-file", os.Getenv("KEYBRIDGE_TOKEN_FILE"), "file with the admin token ($KEYBRIDGE_TOKEN_FILE)"),
-		f.String("operator-root", os.Getenv("KEYBRIDGE_OPERATOR_ROOT"), "public half of the operator root, which vouches for the sealing key ($KEYBRIDGE_OPERATOR_ROOT)"),
+		f.String("admin", "", "URL of the admin API (default $"+envAdmin+")"),
+		f.String("token-file", "", "file with the admin token (default $"+envTokenFile+")"),
+		f.String("operator-root", "", "public half of the operator root, which vouches for the sealing key (default $"+envRoot+")"),
 		f.Bool("json", false, "print JSON"),
 	}
 }
 
-func (f adminFlags) client(cmd *cobra.Command) (*client.Client, error) {
-	if *f.url == "" || *f.tokenFile == "" {
-		return nil, errors.New("say where the admin API is: --admin URL and --token-file FILE, or $KEYBRIDGE_ADMIN and $KEYBRIDGE_TOKEN_FILE")
+// or returns a flag's value, or what the environment has for it.
+func or(flag *string, env string) string {
+	if *flag != "" {
+		return *flag
 	}
-	token, err := readSecret(cmd, *f.tokenFile)
+	return os.Getenv(env)
+}
+
+// address is the URL of the admin API.
+func (f adminFlags) address() (string, error) {
+	url := or(f.url, envAdmin)
+	if url == "" {
+		return "", &hinted{
+			fmt.Errorf("no admin API: $%s is not set", envAdmin),
+			`set it, or give --admin URL; beside a running "keybridge dev": eval "$(keybridge env)"`,
+		}
+	}
+	return url, nil
+}
+
+func (f adminFlags) client(cmd *cobra.Command) (*client.Client, error) {
+	url, err := f.address()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(*f.url, string(token), client.Options{VerifySealingKey: f.verifySealingKey})
+	file := or(f.tokenFile, envTokenFile)
+	if file == "" {
+		return nil, &hinted{
+			fmt.Errorf("no admin token: $%s is not set", envTokenFile),
+			`set it to the file that has the token, or give --token-file FILE; beside a running "keybridge dev": eval "$(keybridge env)"`,
+		}
+	}
+	token, err := readSecret(cmd, file)
+	if err != nil {
+		return nil, fmt.Errorf("admin token: %w", err)
+	}
+	return client.New(url, string(token), client.Options{
+		HTTP: &http.Client{Timeout: time.Minute}, VerifySealingKey: f.verifySealingKey,
+	})
 }
 
 // verifySealingKey holds the sealing key against the pinned operator root: a
 // secret is never sealed to a key that only the control plane vouches for.
 func (f adminFlags) verifySealingKey(manifest []byte, keyID string) error {
-	if *f.root == "" {
-		return errors.New("sealing a secret needs the operator root to check the sealing key against: --operator-root FILE or $KEYBRIDGE_OPERATOR_ROOT")
+	file := or(f.root, envRoot)
+	if file == "" {
+		return &hinted{
+			fmt.Errorf("no operator root to check it against: $%s is not set", envRoot),
+			"set it to the file root.pub that `keybridge init` made, or give --operator-root FILE",
+		}
 	}
-	raw, err := os.ReadFile(*f.root)
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -69,94 +109,75 @@ func (f adminFlags) verifySealingKey(manifest []byte, keyID string) error {
 	return nil
 }
 
-// print writes v as JSON, or rows as a table under a header.
-func (f adminFlags) print(cmd *cobra.Command, v any, header string, rows [][]string) error {
-	if *f.json {
-		e := json.NewEncoder(cmd.OutOrStdout())
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, strings.ReplaceAll(header, " ", "\t"))
-	for _, row := range rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	return w.Flush()
+// scope is where a command works: the admin API, and --workspace.
+type scope struct {
+	adminFlags
+	workspace *string
 }
 
-// find returns the id of the one thing called nameOrID.
-func find[T any](kind, nameOrID string, all []T, ids func(T) (id, name string)) (string, error) {
-	var found []string
-	for _, t := range all {
-		if id, name := ids(t); id == nameOrID || name == nameOrID {
-			found = append(found, id)
+func addScopeFlags(cmd *cobra.Command) scope {
+	s := scope{
+		addAdminFlags(cmd),
+		cmd.PersistentFlags().String("workspace", "", "workspace, by name or id (default $"+envWorkspace+", else the only one)"),
+	}
+	complete(cmd, "workspace", func(ctx context.Context, c *client.Client, _ []string) ([]string, error) {
+		return workspaceNames(ctx, c)
+	}, s)
+	return s
+}
+
+// tenant is one workspace, and the right to do something in it.
+type tenant struct {
+	*client.Client
+	id, name string
+}
+
+// in returns the workspace that --workspace names, or the only one there is.
+func (s scope) in(cmd *cobra.Command) (*tenant, error) {
+	c, err := s.client(cmd)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Workspaces(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	named := or(s.workspace, envWorkspace)
+	if named == "" && len(all) == 1 {
+		return &tenant{c, all[0].ID, all[0].Name}, nil
+	}
+	if named == "" {
+		if len(all) == 0 {
+			return nil, &hinted{fmt.Errorf("there is no workspace yet"), "make one: keybridge workspace create NAME"}
 		}
+		return nil, &hinted{fmt.Errorf("there are %d workspaces: name one with --workspace or $%s", len(all), envWorkspace), "keybridge workspace list"}
 	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return "", fmt.Errorf("no %s %q", kind, nameOrID)
+	w, err := pick("workspace", named, all, func(w client.Workspace) []string { return []string{w.ID, w.Name} })
+	if err != nil {
+		return nil, err
 	}
-	return "", fmt.Errorf("%d %ss are called %q: use the id", len(found), kind, nameOrID)
+	return &tenant{c, w.ID, w.Name}, nil
 }
 
-func findWorkspace(ctx context.Context, c *client.Client, nameOrID string) (string, error) {
-	all, err := c.Workspaces(ctx)
-	if err != nil {
-		return "", err
+// seen is what a list shows: one workspace if named, else all that the token sees.
+func (s scope) seen(cmd *cobra.Command) (c *client.Client, workspace string, names map[string]string, err error) {
+	if c, err = s.client(cmd); err != nil {
+		return nil, "", nil, err
 	}
-	return find("workspace", nameOrID, all, func(w client.Workspace) (string, string) { return w.ID, w.Name })
-}
-
-func findRepo(ctx context.Context, c *client.Client, workspace, nameOrID string) (client.Repo, error) {
-	all, err := c.Repos(ctx, workspace)
+	all, err := c.Workspaces(cmd.Context())
 	if err != nil {
-		return client.Repo{}, err
+		return nil, "", nil, err
 	}
-	id, err := find("repository", nameOrID, all, func(r client.Repo) (string, string) { return r.ID, r.Name })
-	if err != nil {
-		return client.Repo{}, err
+	names = map[string]string{}
+	for _, w := range all {
+		names[w.ID] = w.Name
 	}
-	return all[slices.IndexFunc(all, func(r client.Repo) bool { return r.ID == id })], nil
-}
-
-func workspaceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "workspace", Short: "Tenants: what belongs to one never reaches another"}
-	f := addAdminFlags(cmd)
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "create NAME", Short: "Make a workspace", Args: cobra.ExactArgs(1),
-			Example: "  keybridge workspace create team-a",
-			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := f.client(cmd)
-				if err != nil {
-					return err
-				}
-				w, err := c.CreateWorkspace(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return f.print(cmd, w, "ID NAME", [][]string{{w.ID, w.Name}})
-			},
-		},
-		&cobra.Command{
-			Use: "list", Short: "List workspaces", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				c, err := f.client(cmd)
-				if err != nil {
-					return err
-				}
-				all, err := c.Workspaces(cmd.Context())
-				if err != nil {
-					return err
-				}
-				var rows [][]string
-				for _, w := range all {
-					rows = append(rows, []string{w.ID, w.Name})
-				}
-				return f.print(cmd, all, "ID NAME", rows)
-			},
-		})
-	return cmd
+	if named := or(s.workspace, envWorkspace); named != "" {
+		w, err := pick("workspace", named, all, func(w client.Workspace) []string { return []string{w.ID, w.Name} })
+		if err != nil {
+			return nil, "", nil, err
+		}
+		workspace = w.ID
+	}
+	return c, workspace, names, nil
 }

@@ -53,6 +53,10 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	maxStale := f.Duration("max-stale", 24*time.Hour, "how long to serve without the control plane")
 	unlocked := f.Bool("allow-unlocked", false, "run even where memory cannot be locked")
 	envoyUID := f.Int("envoy-uid", os.Getuid(), "user id that Envoy runs as")
+	certificates := f.StringArray("tls", nil, "certificate of TLS listeners as NAME=CERT.pem,KEY.pem, loaded again when the files change; repeat")
+	domains := f.StringArray("s3-domain", nil, "base domain of virtual-host style S3 requests (BUCKET.DOMAIN); repeat")
+	region := f.String("region", "", "where this bridge is, for `keybridge node list`")
+	urls := f.StringArray("url", nil, "where applications reach its listeners, for `keybridge node list`; S3 first; repeat")
 	required(cmd, "dir", "operator-root", "manifest", "control", "keeper")
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -87,15 +91,23 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		}
 		defer conn.Close()
 
+		tls, err := bridge.NewCertificates(*certificates, slog.Default())
+		if err != nil {
+			return fmt.Errorf("--tls: %w", err)
+		}
 		live := &grant.Live{}
 		b, err := bridge.New(bridge.Config{
 			Identity: id, Trust: trust, Control: conn, Keepers: addresses, Live: live,
 			Protocols: map[string]extproc.Protocol{
-				translate.AuthorityS3: s3.New(live),
+				translate.AuthorityS3: s3.New(live, s3.Options{Domains: *domains}),
 				translate.AuthorityAI: llm.New(live),
 			},
 			Dir: *dir, EnvoyUID: *envoyUID, Endpoints: endpoints, SystemRoots: *roots,
-			MaxStale: *maxStale, Logger: slog.Default(),
+			MaxStale: *maxStale, Certificates: tls, Logger: slog.Default(),
+			Probers: map[grant.Provider]bridge.Prober{
+				grant.ProviderS3: s3.Probe, grant.ProviderOpenAI: llm.Probe, grant.ProviderOther: llm.Probe, grant.ProviderAnthropic: llm.Probe,
+			},
+			Version: version(), Region: *region, URLs: *urls,
 		})
 		if err != nil {
 			return err

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
-	"strconv"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +24,7 @@ import (
 	"keybridge/keyshare/seal"
 	"keybridge/store"
 	"keybridge/store/api"
+	"keybridge/store/audit"
 	"keybridge/store/bolt"
 	"keybridge/xds"
 	configv1 "keybridge/xds/config/v1"
@@ -42,7 +46,9 @@ func controlCommand() *cobra.Command {
 	path := f.String("store", "", "embedded store, made by `keybridge init`")
 	admin := f.String("admin", "127.0.0.1:7080", "address of the admin API (plain HTTP: keep it on loopback or behind TLS)")
 	bridges := f.String("bridges", "", "address for bridges (mutual TLS)")
-	listeners := f.StringArray("listener", nil, "what bridges' Envoys listen on: s3=IP:PORT or ai=IP:PORT; repeat")
+	listeners := f.StringArray("listener", nil, "what bridges' Envoys listen on: s3=IP:PORT or ai=IP:PORT, with ,tls=NAME to speak TLS with the bridge's certificate of that name; repeat")
+	auditFile := f.String("audit", "", "hash-chained audit log; default: audit.log in --dir")
+	metrics := f.String("metrics", "", "address for /metrics, e.g. 127.0.0.1:7081; empty: none")
 	allow := f.StringArray("allow-endpoint", nil, "as for `keybridge bridge`; connectors with other endpoints are refused")
 	required(cmd, "dir", "operator-root", "store", "bridges", "listener")
 
@@ -68,20 +74,34 @@ func controlCommand() *cobra.Command {
 			return err
 		}
 		defer func() { err = errors.Join(err, records.Close()) }()
-		c := &control{store: records, trust: identity.NewTrust(pub), endpoints: endpoints, listeners: configured}
-		return c.run(cmd.Context(), id, *admin, *bridges)
+		if *auditFile == "" {
+			*auditFile = filepath.Join(*dir, "audit.log")
+		}
+		events, err := audit.Open(*auditFile)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, events.Close()) }()
+		c := &control{
+			store: records, audit: events, trust: identity.NewTrust(pub), endpoints: endpoints, listeners: configured,
+			admin: *admin, bridges: *bridges, metrics: *metrics,
+		}
+		return c.run(cmd.Context(), id)
 	}
 	return cmd
 }
 
 type control struct {
 	store     store.Store
+	audit     *audit.Log
 	trust     *identity.Trust
 	endpoints seal.EndpointPolicy
 	listeners []*configv1.Listener
+	// Addresses; metrics may be empty.
+	admin, bridges, metrics string
 }
 
-func (c *control) run(ctx context.Context, id *identity.Identity, admin, bridges string) error {
+func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	rec, err := c.store.Get(ctx, store.KindCustody, store.CustodyID)
 	if errors.Is(err, store.ErrNotFound) {
 		return errors.New("the store has no manifest: run `keybridge init` with this --store first")
@@ -116,15 +136,17 @@ func (c *control) run(ctx context.Context, id *identity.Identity, admin, bridges
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	ads.Register(server)
-	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store}, c.trust.Peer))
+	hub := link.NewHub(slog.Default())
+	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store}, hub, c.trust.Peer))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision) })
-	g.Go(func() error { return serveGRPC(ctx, server, bridges) })
+	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
 	g.Go(func() error {
-		return serveHTTP(ctx, admin, api.New(api.Config{
-			Store: c.store, Seal: c.sealingKey, Manifest: c.trust.Signed, Policy: c.endpoints, Logger: slog.Default(),
+		return serveHTTP(ctx, "admin API", c.admin, api.New(api.Config{
+			Store: c.store, Seal: c.sealingKey, Manifest: c.trust.Signed, Policy: c.endpoints,
+			Fleet: fleet{hub, ads}, Audit: c.audit, Logger: slog.Default(),
 		}))
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
@@ -160,39 +182,47 @@ func (c *control) sealingKey() (*seal.PublicKey, error) {
 }
 
 func parseListeners(flags []string) (out []*configv1.Listener, err error) {
-	protocols := map[string]configv1.Protocol{"s3": configv1.Protocol_S3, "ai": configv1.Protocol_AI}
 	named, err := pairs("listener", flags)
 	if err != nil {
 		return nil, err
 	}
-	for name, addr := range named {
-		protocol, ok := protocols[name]
-		if !ok {
-			return nil, fmt.Errorf("--listener %s: speaks s3 or ai", name)
-		}
-		host, port, err := net.SplitHostPort(addr)
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		l, err := parseListener(name, named[name])
 		if err != nil {
 			return nil, fmt.Errorf("--listener %s: %w", name, err)
 		}
-		if net.ParseIP(host) == nil {
-			return nil, fmt.Errorf("--listener %s: %q is not an IP address", name, host)
-		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return nil, fmt.Errorf("--listener %s: bad port %q", name, port)
-		}
-		out = append(out, &configv1.Listener{Name: name, Protocol: protocol, Address: host, Port: uint32(n)})
+		out = append(out, l)
 	}
 	return out, nil
 }
 
+// parseListener reads IP:PORT, or IP:PORT,tls=NAME.
+func parseListener(name, value string) (*configv1.Listener, error) {
+	protocols := map[string]configv1.Protocol{"s3": configv1.Protocol_S3, "ai": configv1.Protocol_AI}
+	protocol, ok := protocols[name]
+	if !ok {
+		return nil, errors.New("speaks s3 or ai")
+	}
+	addr, certificate, secure := strings.Cut(value, ",tls=")
+	if secure && certificate == "" {
+		return nil, errors.New("tls= needs the name of a certificate")
+	}
+	bind, err := netip.ParseAddrPort(addr)
+	if err != nil || bind.Port() == 0 {
+		return nil, fmt.Errorf("%q is not IP:PORT", addr)
+	}
+	return &configv1.Listener{
+		Name: name, Protocol: protocol, Address: bind.Addr().String(), Port: uint32(bind.Port()), Certificate: certificate,
+	}, nil
+}
+
 // serveHTTP serves until ctx ends, then lets requests finish for a while.
-func serveHTTP(ctx context.Context, addr string, handler http.Handler) error {
+func serveHTTP(ctx context.Context, what, addr string, handler http.Handler) error {
 	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
-	slog.Info("admin API", "address", lis.Addr().String())
+	slog.Info(what, "address", lis.Addr().String())
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -44,6 +44,8 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 	f.StringVar(&d.admin, "admin", "127.0.0.1:9002", "address of the admin API")
 	f.StringVar(&d.health, "health", "", "address of the bridge's /live and /ready; default: a free port")
 	f.StringVar(&d.envoy, "envoy", "", "Envoy binary; default $ENVOY, PATH, then the one `make envoy` installs")
+	f.StringVar(&d.tls, "tls", "", "let both listeners speak TLS, with CERT.pem,KEY.pem")
+	f.StringArrayVar(&d.domains, "s3-domain", nil, "base domain of virtual-host style S3 requests; repeat")
 	f.StringSliceVar(&d.without, "without", nil, "processes not to start, e.g. keeper-2,keeper-3, to see what the others do")
 	f.IntVar(&d.concurrency, "concurrency", 0, "Envoy's worker threads; 0: one per core")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -56,6 +58,8 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 type dev struct {
 	state, s3, ai, admin, health string
 	envoy, logLevel              string
+	tls                          string
+	domains                      []string
 	without                      []string
 	concurrency                  int
 	out                          io.Writer
@@ -112,7 +116,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 	stack := devstack.Stack{Binary: self, Dir: d.state, Processes: processes, Log: slog.Default()}
 	err = stack.Run(ctx, func() error {
 		e := endpoints{
-			S3: "http://" + d.s3, AI: "http://" + d.ai, Admin: "http://" + d.admin, Health: "http://" + d.health,
+			S3: d.url(d.s3), AI: d.url(d.ai), Admin: "http://" + d.admin, Health: "http://" + d.health,
 			AdminTokenFile: d.path("admin.token"), OperatorRoot: d.path("operator", rootPublicFile),
 		}
 		raw, err := json.MarshalIndent(e, "", "  ")
@@ -126,6 +130,14 @@ func (d *dev) run(ctx context.Context) (err error) {
 		return err
 	})
 	return errors.Join(err, os.RemoveAll(ready))
+}
+
+// url is where a listener is reached.
+func (d *dev) url(addr string) string {
+	if d.tls != "" {
+		return "https://" + addr
+	}
+	return "http://" + addr
 }
 
 func (d *dev) path(elem ...string) string {
@@ -240,7 +252,15 @@ func (d *dev) processes() ([]devstack.Process, error) {
 	bridges := ports[len(devKeepers)]
 	bridgeArgs := []string{
 		"bridge", "--dir", d.path(devBridge), "--operator-root", root, "--manifest", manifest,
-		"--control", bridges, "--health", d.health,
+		"--control", bridges, "--health", d.health, "--region", "local", "--url", d.url(d.s3), "--url", d.url(d.ai),
+	}
+	secure := "" // of a listener
+	if d.tls != "" {
+		bridgeArgs = append(bridgeArgs, "--tls", "dev="+d.tls)
+		secure = ",tls=dev"
+	}
+	for _, domain := range d.domains {
+		bridgeArgs = append(bridgeArgs, "--s3-domain", domain)
 	}
 	for i, name := range devKeepers {
 		all = append(all, devstack.Process{
@@ -256,7 +276,7 @@ func (d *dev) processes() ([]devstack.Process, error) {
 			Name: devControl,
 			Args: append([]string{
 				"control", "--dir", d.path(devControl), "--operator-root", root, "--store", d.path(devControl, "keybridge.db"),
-				"--admin", d.admin, "--bridges", bridges, "--listener", "s3=" + d.s3, "--listener", "ai=" + d.ai,
+				"--admin", d.admin, "--bridges", bridges, "--listener", "s3=" + d.s3 + secure, "--listener", "ai=" + d.ai + secure,
 			}, allow...),
 			Up:    devstack.Answers("http://" + d.admin + "/health"),
 			Grace: 10 * time.Second,

@@ -54,6 +54,9 @@ func linkRecord(e store.Event) *link.Record {
 	case *store.Key:
 		out.Type, sealed = seal.TypeRepositoryKey, r.Sealed
 		out.Access = link.Access(link.Access_value[string(r.Access)])
+		if r.Type != store.TypeS3 {
+			out.AiType = string(r.Type)
+		}
 		if r.Disabled {
 			out.State = link.State_DISABLED
 		}

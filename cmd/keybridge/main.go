@@ -16,9 +16,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := root().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "keybridge:", err)
-		os.Exit(1)
+	if cmd, err := root().ExecuteContextC(ctx); err != nil {
+		os.Exit(fail(os.Stderr, cmd, err))
 	}
 }
 
@@ -38,6 +37,9 @@ func root() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &hinted{err, cmd.CommandPath() + " --help"}
+	})
 	cmd.PersistentFlags().StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	cmd.AddGroup(
 		&cobra.Group{ID: "process", Title: "Processes:"},
@@ -52,7 +54,8 @@ func root() *cobra.Command {
 	}
 	add("process", devCommand(), controlCommand(), bridgeCommand(), envoyCommand())
 	add("custody", enrolCommand(), initCommand(), keeperCommand())
-	add("admin", workspaceCommand(), connectorCommand(), repoCommand(), keyCommand())
-	cmd.AddCommand(versionCommand())
+	add("admin", workspaceCommand(), connectorCommand(), repoCommand(), keyCommand(), statusCommand())
+	cmd.AddCommand(versionCommand(), envCommand(), auditCommand())
+	polish(cmd)
 	return cmd
 }

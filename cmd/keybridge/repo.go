@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,184 +10,145 @@ import (
 )
 
 func repoCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "repo", Short: "Repositories: groups of connectors that keys give access to"}
-	f := addAdminFlags(cmd)
-	workspace := cmd.PersistentFlags().String("workspace", "", "workspace, by name or id")
+	cmd := group("repo", "Repositories: groups of connectors that keys give access to")
+	s := addScopeFlags(cmd)
+	cmd.AddCommand(repoCreateCommand(s), repoListCommand(s), repoSwitchCommand(s, true), repoSwitchCommand(s, false), repoDeleteCommand(s))
+	return cmd
+}
 
-	create := &cobra.Command{
+func repoCreateCommand(s scope) *cobra.Command {
+	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a repository over connectors", Args: cobra.ExactArgs(1),
 		Example: "  keybridge repo create web --workspace team-a --connector photos --connector gpt",
 	}
-	names := create.Flags().StringArray("connector", nil, "connector by name or id; repeat")
-	required(create, "connector")
-	create.RunE = func(cmd *cobra.Command, args []string) error {
-		c, ws, err := f.inWorkspace(cmd, *workspace)
+	names := cmd.Flags().StringArray("connector", nil, "connector by name or id; repeat")
+	complete(cmd, "connector", s.connectorNames, s)
+	required(cmd, "connector")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		t, err := s.in(cmd)
 		if err != nil {
 			return err
 		}
-		all, err := connectors(cmd.Context(), c, ws)
+		all, err := t.connectors(cmd.Context())
 		if err != nil {
 			return err
 		}
-		spec := client.RepoSpec{WorkspaceID: ws, Name: args[0]}
-		for _, name := range *names {
-			x, err := findConnector(name, all)
-			if err != nil {
-				return err
-			}
-			if x.Type == "S3" {
-				spec.Buckets = append(spec.Buckets, x.ID)
-			} else {
-				spec.LLMs = append(spec.LLMs, x.ID)
-			}
+		spec := client.RepoSpec{WorkspaceID: t.id, Name: args[0]}
+		if spec.Buckets, spec.LLMs, err = split(*names, all); err != nil {
+			return err
 		}
-		id, err := c.CreateRepo(cmd.Context(), spec)
+		id, err := t.CreateRepo(cmd.Context(), spec)
 		if err != nil {
 			return err
 		}
-		return f.print(cmd, map[string]string{"id": id}, "ID NAME", [][]string{{id, args[0]}})
+		return s.done(cmd, map[string]string{"id": id, "name": args[0]}, "made repository %s, id %s", args[0], id)
 	}
+	return cmd
+}
 
-	list := &cobra.Command{
+// split finds connectors by name and returns the ids of each kind.
+func split(names []string, all []connector) (buckets, llms []string, err error) {
+	for _, name := range names {
+		x, err := pickConnector(name, all)
+		if err != nil {
+			return nil, nil, err
+		}
+		if x.storage() {
+			buckets = append(buckets, x.ID)
+		} else {
+			llms = append(llms, x.ID)
+		}
+	}
+	return buckets, llms, nil
+}
+
+func repoListCommand(s scope) *cobra.Command {
+	return &cobra.Command{
 		Use: "list", Short: "List repositories", Args: cobra.NoArgs,
+		Example: "  keybridge repo list\n  keybridge repo list --workspace team-a --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ws, err := f.inWorkspace(cmd, *workspace)
+			c, workspace, names, err := s.seen(cmd)
 			if err != nil {
 				return err
 			}
-			all, err := c.Repos(cmd.Context(), ws)
+			all, err := c.Repos(cmd.Context(), workspace)
 			if err != nil {
 				return err
 			}
 			var rows [][]string
 			for _, r := range all {
-				var parts []string
-				for _, b := range r.Buckets {
-					parts = append(parts, b.Bucket.Name)
-				}
-				for _, l := range r.LLMs {
-					parts = append(parts, l.LLM.Name)
-				}
-				rows = append(rows, []string{r.ID, r.Name, strings.Join(parts, ","), fmt.Sprint(len(r.StorageKeys) + len(r.AIKeys))})
+				rows = append(rows, []string{
+					r.Name, names[r.WorkspaceID], enabled(!r.Disabled), strings.Join(repoConnectors(r), ","),
+					fmt.Sprint(len(r.StorageKeys) + len(r.AIKeys)), r.ID,
+				})
 			}
-			return f.print(cmd, all, "ID NAME CONNECTORS KEYS", rows)
+			return s.print(cmd, listed(all), "NAME WORKSPACE STATE CONNECTORS KEYS ID", rows)
 		},
 	}
-
-	remove := &cobra.Command{
-		Use: "delete NAME|ID", Short: "Delete a repository; its keys stop working", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, ws, err := f.inWorkspace(cmd, *workspace)
-			if err != nil {
-				return err
-			}
-			r, err := findRepo(cmd.Context(), c, ws, args[0])
-			if err != nil {
-				return err
-			}
-			if err := c.DeleteRepo(cmd.Context(), r.ID); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "deleted %s\n", r.Name)
-			return err
-		},
-	}
-	cmd.AddCommand(create, list, remove)
-	return cmd
 }
 
-func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Repository keys: what applications hold"}
-	f := addAdminFlags(cmd)
-	workspace := cmd.PersistentFlags().String("workspace", "", "workspace, by name or id")
-	repo := cmd.PersistentFlags().String("repo", "", "repository, by name or id")
-	inRepo := func(cmd *cobra.Command) (*client.Client, client.Repo, error) {
-		c, ws, err := f.inWorkspace(cmd, *workspace)
-		if err != nil {
-			return nil, client.Repo{}, err
-		}
-		if *repo == "" {
-			return nil, client.Repo{}, errors.New("name the repository: --repo NAME")
-		}
-		r, err := findRepo(cmd.Context(), c, ws, *repo)
-		return c, r, err
+func enabled(yes bool) string {
+	if yes {
+		return "enabled"
 	}
+	return "disabled"
+}
 
-	create := &cobra.Command{
-		Use: "create", Short: "Make a key and print its secret, this once", Args: cobra.NoArgs,
-		Example: `  keybridge key create --workspace team-a --repo web --name web-1 --access READ
-  keybridge key create --workspace team-a --repo web --name bot --ai`,
+// repoConnectors are the names of a repository's connectors.
+func repoConnectors(r client.Repo) (names []string) {
+	for _, b := range r.Buckets {
+		names = append(names, b.Bucket.Name)
 	}
-	name := create.Flags().String("name", "", "what the key is for")
-	access := create.Flags().String("access", "READ", "storage keys: READ, WRITE or ADMIN")
-	ai := create.Flags().Bool("ai", false, "make an AI key")
-	aiType := create.Flags().String("ai-type", "OPENAI", "AI keys: OPENAI or OTHER")
-	ttl := create.Flags().Duration("expires-in", 0, "how long the key is good for, e.g. 720h; 0: for ever")
-	required(create, "name")
-	create.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, r, err := inRepo(cmd)
-		if err != nil {
-			return err
-		}
-		spec := client.KeySpec{Name: *name}
-		if *ttl > 0 {
-			expires := time.Now().Add(*ttl)
-			spec.ExpiresAt = &expires
-		}
-		var issued client.IssuedKey
-		if *ai {
-			spec.AIType = *aiType
-			issued, err = c.CreateAIKey(cmd.Context(), r.ID, spec)
-		} else {
-			spec.AccessType = *access
-			issued, err = c.CreateStorageKey(cmd.Context(), r.ID, spec)
-		}
-		if err != nil {
-			return err
-		}
-		// The one place where a repository key's secret is shown.
-		shown := map[string]string{"id": issued.ID, "key": issued.Key, "secret": string(issued.Secret)}
-		return f.print(cmd, shown, "ID KEY SECRET", [][]string{{issued.ID, issued.Key, string(issued.Secret)}})
+	for _, l := range r.LLMs {
+		names = append(names, l.LLM.Name)
 	}
+	return names
+}
 
-	list := &cobra.Command{
-		Use: "list", Short: "List keys, without their secrets", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, r, err := inRepo(cmd)
-			if err != nil {
-				return err
-			}
-			var rows [][]string
-			for _, k := range append(r.StorageKeys, r.AIKeys...) {
-				rows = append(rows, []string{k.ID, k.Name, k.Key, k.AccessType + k.AIType})
-			}
-			return f.print(cmd, append(r.StorageKeys, r.AIKeys...), "ID NAME KEY ACCESS", rows)
-		},
+func repoSwitchCommand(s scope, on bool) *cobra.Command {
+	verb, short := "disable", "Stop all keys of a repository from working, at once and until it is enabled"
+	if on {
+		verb, short = "enable", "Let the keys of a disabled repository work again"
 	}
-
-	remove := &cobra.Command{
-		Use: "delete ID", Short: "Revoke a key on every bridge", Args: cobra.ExactArgs(1),
+	return &cobra.Command{
+		Use: verb + " NAME|ID", Short: short, Args: cobra.ExactArgs(1),
+		Example:           "  keybridge repo " + verb + " web --workspace team-a",
+		ValidArgsFunction: s.completion(s.repoNames, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, r, err := inRepo(cmd)
+			t, err := s.in(cmd)
 			if err != nil {
 				return err
 			}
-			storage := false
-			for _, k := range r.StorageKeys {
-				storage = storage || k.ID == args[0]
-			}
-			if storage {
-				err = c.DeleteStorageKey(cmd.Context(), r.ID, args[0])
-			} else {
-				err = c.DeleteAIKey(cmd.Context(), r.ID, args[0])
-			}
+			r, err := t.repo(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "revoked %s\n", args[0])
-			return err
+			if err := t.SetRepoDisabled(cmd.Context(), r.ID, !on); err != nil {
+				return err
+			}
+			return s.done(cmd, map[string]any{"id": r.ID, "name": r.Name, "disabled": !on}, "%sd repository %s", verb, r.Name)
 		},
 	}
-	cmd.AddCommand(create, list, remove)
-	return cmd
+}
+
+func repoDeleteCommand(s scope) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete NAME|ID", Short: "Delete a repository; its keys stop working", Args: cobra.ExactArgs(1),
+		Example:           "  keybridge repo delete web --workspace team-a",
+		ValidArgsFunction: s.completion(s.repoNames, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := s.in(cmd)
+			if err != nil {
+				return err
+			}
+			r, err := t.repo(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := t.DeleteRepo(cmd.Context(), r.ID); err != nil {
+				return err
+			}
+			return s.done(cmd, deleted{r.ID, r.Name}, "deleted repository %s and its %s", r.Name, plural(len(r.StorageKeys)+len(r.AIKeys), "key"))
+		},
+	}
 }

@@ -17,13 +17,17 @@ func versionCommand() *cobra.Command {
 		Short: "Print versions, and whether key material is erased by runtime/secret",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			version := "devel"
-			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-				version = info.Main.Version
-			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "keybridge %s\ngo %s\nenvoy %s\nsecret erasure: %s\n",
-				version, runtime.Version(), envoy.Version, lockedmem.SecretMode())
+				version(), runtime.Version(), envoy.Version, lockedmem.SecretMode())
 			return err
 		},
 	}
+}
+
+// version is the module's, as the build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
 }

@@ -53,7 +53,17 @@ type Config struct {
 	SystemRoots string
 	// MaxStale is how long to serve the last-good state without the control plane.
 	MaxStale time.Duration
-	Logger   *slog.Logger
+	// Probers ask a connector's provider whether it serves; types without one are not asked.
+	Probers map[grant.Provider]Prober
+	// ProbeTimeout bounds each such call. Default: link.ProbeTimeout, the most there is.
+	ProbeTimeout time.Duration
+	// Version, Region and URLs (where applications reach the listeners, S3 first) are
+	// what the bridge reports of itself.
+	Version, Region string
+	URLs            []string
+	// Certificates are those of TLS listeners; nil: there are none.
+	Certificates *Certificates
+	Logger       *slog.Logger
 }
 
 // State of a bridge; see the package comment.
@@ -79,7 +89,13 @@ type Bridge struct {
 	records *records
 	ads     *xds.Server
 	extproc *extproc.Server
-	wake    chan struct{} // capacity 1: something that reconcile reads has changed
+	// decisions and counters are for Metrics.
+	decisions *extproc.Metrics
+	counters  counters
+	catalog   *catalog
+	wake      chan struct{}                  // capacity 1: something that reconcile reads has changed
+	news      chan struct{}                  // capacity 1: something that report says has changed
+	keyring   atomic.Pointer[unseal.Keyring] // nil while there is none
 
 	state    atomic.Int32
 	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
@@ -101,14 +117,21 @@ func New(cfg Config) (*Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.ProbeTimeout == 0 {
+		cfg.ProbeTimeout = link.ProbeTimeout
+	}
+	decisions := observer(&cfg)
 	b := &Bridge{
-		cfg:     cfg,
-		arena:   arena,
-		extproc: extproc.NewServer(cfg.Protocols, extproc.Options{Logger: cfg.Logger}),
-		wake:    make(chan struct{}, 1),
-		keepers: map[string]quorum.KeeperReport{},
+		cfg:       cfg,
+		arena:     arena,
+		extproc:   extproc.NewServer(cfg.Protocols, extproc.Options{Logger: cfg.Logger, Observer: decisions}),
+		decisions: decisions,
+		wake:      make(chan struct{}, 1),
+		news:      make(chan struct{}, 1),
+		keepers:   map[string]quorum.KeeperReport{},
 	}
 	b.records = newRecords(arena, cfg.Logger, b.changed)
+	b.catalog = newCatalog(b.health, b.changed, b.tell)
 	b.ads, err = xds.NewServer(xds.Config{
 		Types:     xds.EnvoyTypes(),
 		Authorize: func(context.Context) (node, group string, err error) { return envoyNode, envoyNode, nil },
@@ -132,6 +155,7 @@ func (b *Bridge) changed() {
 func (b *Bridge) setState(s State) {
 	if old := State(b.state.Swap(int32(s))); old != s {
 		b.cfg.Logger.Info("bridge "+s.String(), "was", old.String())
+		b.tell()
 	}
 }
 
@@ -157,8 +181,11 @@ func (b *Bridge) Run(ctx context.Context) error {
 	g.Go(func() error { return ads.Serve(config) })
 	g.Go(func() error { return b.extproc.Serve(ctx, decisions) })
 	g.Go(func() error { return b.watchResources(ctx) })
+	g.Go(func() error { return b.cfg.Certificates.Run(ctx, b.changed) })
 	g.Go(func() error { return b.reconcileLoop(ctx) })
 	g.Go(func() error { return b.serveRecords(ctx) })
+	g.Go(func() error { return b.catalog.run(ctx) })
+	g.Go(func() error { return b.attach(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		b.cfg.Live.Store(nil)
@@ -183,6 +210,7 @@ func (b *Bridge) serveRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.keyring.Store(keyring)
 	defer keyring.Purge()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.openRecords(ctx, keyring) })
@@ -231,6 +259,9 @@ func (b *Bridge) note(custody string) {
 	changed := b.custody != custody
 	b.custody = custody
 	b.mu.Unlock()
+	if changed {
+		b.tell()
+	}
 	if changed && custody != "" {
 		b.cfg.Logger.Warn("not unsealed yet", "reason", custody)
 	}
@@ -270,6 +301,7 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 	b.keepers[r.Keeper] = r
 	b.mu.Unlock()
 	if !known || old != r {
+		b.tell()
 		b.cfg.Logger.Info("keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
 	}
 }

@@ -45,13 +45,15 @@ type bound struct {
 
 // plan is what reconcile keeps between rounds; one goroutine owns it.
 type plan struct {
-	clusters   map[string]*cluster
-	connectors map[string]grant.ConnectorInput // as published, by id
-	rendered   *client.State                   // the resources that Envoy's configuration was last made from
+	clusters     map[string]*cluster
+	connectors   map[string]grant.ConnectorInput // as published, by id
+	rendered     *client.State                   // the resources that Envoy's configuration was last made from
+	certificates *certificates                   // that it was made with
 	// renderProblems are the endpoints and listeners that could not be rendered.
 	renderProblems []string
 	published      bool
 	settled        chan []string // clusters that awaitEnvoy has waited for
+	expiries       *expiries
 }
 
 // reconcileLoop brings Envoy and the index in line with what has arrived.
@@ -60,11 +62,16 @@ func (b *Bridge) reconcileLoop(ctx context.Context) error {
 		clusters:   map[string]*cluster{},
 		connectors: map[string]grant.ConnectorInput{},
 		settled:    make(chan []string),
+		expiries:   newExpiries(),
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case now := <-p.expiries.timer.C:
+			p.expiries.next(now)
+			b.endRevoked()
+			continue
 		case names := <-p.settled:
 			for _, n := range names {
 				if c := p.clusters[n]; c != nil {
@@ -90,7 +97,7 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		return nil // Envoy keeps what it has
 	}
 	settled := b.records.settled() // before reading them: what settles later comes with the next round
-	connectors, problems := b.bind(res.Connectors)
+	connectors, problems, catalogued := b.bind(res.Connectors)
 	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
 		return err
 	}
@@ -99,7 +106,13 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 	}
 	if b.stale() {
 		b.cfg.Live.Store(nil)
+		b.endRevoked()
 		b.setState(Stale)
+		return nil
+	}
+
+	if b.catalog.set(catalogued); !p.published && b.catalog.waiting() {
+		time.AfterFunc(firstModels, b.changed)
 		return nil
 	}
 
@@ -123,8 +136,9 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		}
 		published[next.ID] = next
 	}
+	keys := b.keyInputs()
 	index, bad := grant.Build(grant.Input{
-		Keys:         b.keyInputs(),
+		Keys:         keys,
 		Repositories: repositoryInputs(res.Repositories),
 		Connectors:   slices.Collect(maps.Values(published)),
 	})
@@ -134,6 +148,8 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		}
 	}
 	b.cfg.Live.Store(index)
+	p.expiries.set(keys)
+	b.endRevoked()
 	p.connectors, p.published = published, true
 	b.setState(Ready)
 	b.reportProblems(problems, index.Len())
@@ -142,18 +158,23 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 
 // bind joins connectors with their opened credentials. The binding decides where
 // each may go; what contradicts it, or what the operator does not allow, is left out.
-func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems []string) {
+func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems []string, all []known) {
 	opened := map[string]*credential.Credential{}
 	b.records.each(seal.TypeCredential, func(id string, rec *record) { opened[id] = rec.opened })
 	for _, c := range byName(in) {
 		next, err := b.bindOne(c, opened[c.CredentialId])
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("connector %s (%s): %v", c.Name, c.Id, err))
+			all = append(all, known{connector: c, problem: err.Error()})
 			continue
 		}
+		next.Models = b.catalog.modelsOf(c)
 		out = append(out, next)
+		if b.cfg.Probers[next.Provider] != nil {
+			all = append(all, known{connector: c, cred: next.Credential})
+		}
 	}
-	return out, problems
+	return out, problems, all
 }
 
 func (b *Bridge) bindOne(c *configv1.Connector, cred *credential.Credential) (bound, error) {
@@ -169,7 +190,7 @@ func (b *Bridge) bindOne(c *configv1.Connector, cred *credential.Credential) (bo
 	}
 	endpoint := translate.Endpoint{
 		Scheme: to.Scheme, Host: to.Host, Port: to.Port, CAPEM: c.CaCertificates,
-		HTTP2: to.Use == seal.UseOpenAI, // S3 servers speak HTTP/1.1
+		HTTP2: to.Use != seal.UseS3, // S3 servers speak HTTP/1.1
 	}
 	return bound{
 		endpoint: endpoint,
@@ -197,15 +218,18 @@ func byName[T any](in map[string]T) []T {
 }
 
 var providers = map[configv1.Provider]grant.Provider{
-	configv1.Provider_PROVIDER_S3:     grant.ProviderS3,
-	configv1.Provider_PROVIDER_OPENAI: grant.ProviderOpenAI,
-	configv1.Provider_PROVIDER_OTHER:  grant.ProviderOther,
+	configv1.Provider_PROVIDER_S3:        grant.ProviderS3,
+	configv1.Provider_PROVIDER_OPENAI:    grant.ProviderOpenAI,
+	configv1.Provider_PROVIDER_OTHER:     grant.ProviderOther,
+	configv1.Provider_PROVIDER_ANTHROPIC: grant.ProviderAnthropic,
 }
 
 // pushEnvoy makes Envoy's configuration that of the wanted endpoints and of those that still drain.
 func (b *Bridge) pushEnvoy(ctx context.Context, p *plan, res *client.State, wanted []bound, problems *[]string) error {
 	now := time.Now()
-	changed := p.rendered != res
+	certificates := b.cfg.Certificates.current()
+	changed := p.rendered != res || p.certificates != certificates
+	*problems = append(*problems, certificates.problems...)
 	need := map[string]bool{}
 	var fresh []string
 	for _, w := range wanted {
@@ -234,7 +258,10 @@ func (b *Bridge) pushEnvoy(ctx context.Context, p *plan, res *client.State, want
 		*problems = append(*problems, p.renderProblems...)
 		return nil
 	}
-	in := translate.Input{Listeners: byName(res.Listeners), ExtProcSocket: b.extprocSocket(), SystemRoots: b.cfg.SystemRoots}
+	in := translate.Input{
+		Listeners: byName(res.Listeners), ExtProcSocket: b.extprocSocket(), SystemRoots: b.cfg.SystemRoots,
+		Certificates: certificates.usable,
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.clusters)) {
 		in.Endpoints = append(in.Endpoints, p.clusters[name].endpoint)
 	}
@@ -255,12 +282,15 @@ func (b *Bridge) pushEnvoy(ctx context.Context, p *plan, res *client.State, want
 		_, err = b.ads.Set(envoyNode, resource.RouteType, out.RDS)
 	}
 	if err == nil {
+		_, err = b.ads.Set(envoyNode, resource.SecretType, out.SDS)
+	}
+	if err == nil {
 		_, err = b.ads.Set(envoyNode, resource.ListenerType, out.LDS)
 	}
 	if err != nil {
 		return fmt.Errorf("rendering for Envoy: %w", err)
 	}
-	p.rendered = res
+	p.rendered, p.certificates = res, certificates
 	if len(fresh) > 0 {
 		go b.awaitEnvoy(ctx, p.settled, version, fresh)
 	}
@@ -276,6 +306,7 @@ func (b *Bridge) awaitEnvoy(ctx context.Context, settled chan<- []string, versio
 	}
 	select {
 	case settled <- names:
+		b.tell()
 	case <-ctx.Done():
 	}
 }
@@ -284,7 +315,7 @@ func (b *Bridge) keyInputs() (out []grant.KeyInput) {
 	b.records.each(seal.TypeRepositoryKey, func(id string, rec *record) {
 		in := grant.KeyInput{
 			ID: id, Workspace: rec.workspace, Access: accesses[rec.access],
-			Disabled: rec.state != link.State_ACTIVE, Credential: rec.opened,
+			Disabled: rec.state != link.State_ACTIVE, Credential: rec.opened, AIType: rec.aiType,
 		}
 		if rec.expires != 0 {
 			in.Expires = time.Unix(rec.expires, 0)

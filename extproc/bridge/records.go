@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keybridge/extproc/credential"
@@ -26,6 +27,7 @@ type record struct {
 	state     link.State
 	access    link.Access
 	expires   int64
+	aiType    string
 	version   uint64   // highest secret version seen: an older one is a rollback
 	digest    [32]byte // of the sealed bytes that opened is made from, or will be
 	opened    *credential.Credential
@@ -45,6 +47,8 @@ type records struct {
 	opening int            // taken from the queue, not yet done
 	synced  bool           // the feed has caught up once
 	closed  bool
+
+	opens, refusals atomic.Uint64 // for Metrics
 }
 
 func newRecords(arena *lockedmem.Arena, log *slog.Logger, dirty func()) *records {
@@ -67,7 +71,7 @@ func (r *records) apply(m *link.WatchResponse) {
 			r.log.Error("record refused: it changed its workspace", "type", in.Type, "record", in.Id)
 			continue
 		}
-		rec.state, rec.access, rec.expires = in.State, in.Access, in.Expires
+		rec.state, rec.access, rec.expires, rec.aiType = in.State, in.Access, in.Expires, in.AiType
 		if in.State == link.State_DELETED {
 			r.retire(rec)
 			rec.digest = [32]byte{}
@@ -122,13 +126,16 @@ func (r *records) open(w *unseal.Window) {
 			r.log.Error("record refused: an older secret version came back", "type", in.Type, "record", in.Id, "version", version, "seen", rec.version)
 			cred.Free()
 			r.retire(rec)
+			r.refusals.Add(1)
 		case err != nil:
 			// Fails alone and closed: what replaced the old secret cannot be used, and the old one is no longer current.
 			r.log.Error("record refused", "type", in.Type, "record", in.Id, "error", err)
 			r.retire(rec)
+			r.refusals.Add(1)
 		default:
 			r.retire(rec)
 			rec.opened, rec.version = cred, version
+			r.opens.Add(1)
 		}
 		r.mu.Unlock()
 		r.dirty()
@@ -184,4 +191,14 @@ func (r *records) each(kind string, f func(id string, rec *record)) {
 			f(id.id, rec)
 		}
 	}
+}
+
+// credential is the opened credential of a record that is in use; nil if there is none.
+func (r *records) credential(id string) *credential.Credential {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec := r.byID[recordID{seal.TypeCredential, id}]; rec != nil && rec.state == link.State_ACTIVE {
+		return rec.opened
+	}
+	return nil
 }

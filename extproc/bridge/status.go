@@ -49,6 +49,7 @@ func (b *Bridge) reportProblems(problems []string, keys int) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	old := b.problems
 	b.keys, b.problems = keys, nil
 	seen := map[string]time.Time{}
 	for _, p := range problems {
@@ -69,5 +70,8 @@ func (b *Bridge) reportProblems(problems []string, keys int) {
 	b.reported = map[string]bool{}
 	for _, p := range b.problems {
 		b.reported[p] = true
+	}
+	if !slices.Equal(old, b.problems) {
+		b.tell()
 	}
 }

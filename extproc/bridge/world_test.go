@@ -42,10 +42,13 @@ type world struct {
 	bridge    *bridge.Bridge
 	log       *syncBuffer
 	maxStale  time.Duration
+	allow     []string // endpoints
+	adjust    func(*bridge.Config)
 	source    *memory
 	resources *typed
 	envoy     *envoyADS
 	control   *grpc.Server
+	hub       *link.Hub
 	keepers   []func() // stops each
 
 	keeperDirs  []string
@@ -131,8 +134,9 @@ func (w *world) serveControl(t *testing.T) {
 	w.resources = newTyped(t, ads)
 	w.control = grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(w.identities[identity.RoleControl], trust, identity.RoleBridge))))
 	ads.Register(w.control)
+	w.hub = link.NewHub(slog.New(slog.DiscardHandler))
 	w.source.manifest, w.source.keyring = w.made.Manifest, w.made.Keyring
-	link.RegisterLinkServer(w.control, link.NewServer(w.source, trust.Peer))
+	link.RegisterLinkServer(w.control, link.NewServer(w.source, w.hub, trust.Peer))
 	w.controlAddr = serve(t, w.control, "127.0.0.1:0")
 	t.Cleanup(func() { ads.Close(); w.control.Stop() })
 }
@@ -157,11 +161,17 @@ func (w *world) start(t *testing.T) {
 	for i, addr := range w.keeperAddrs {
 		keepers[[]string{"keeper-1", "keeper-2", "keeper-3"}[i]] = addr
 	}
-	w.bridge, err = bridge.New(bridge.Config{
+	endpoints, err := seal.ParseEndpointPolicy(w.allow)
+	must(t, err)
+	cfg := bridge.Config{
 		Identity: id, Trust: trust, Control: conn, Keepers: keepers, Live: w.live,
 		Dir: w.dir, EnvoyUID: os.Getuid(), SystemRoots: "/etc/ssl/certs/ca-certificates.crt",
-		MaxStale: w.maxStale, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
-	})
+		MaxStale: w.maxStale, Endpoints: endpoints, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
+	}
+	if w.adjust != nil {
+		w.adjust(&cfg)
+	}
+	w.bridge, err = bridge.New(cfg)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -23,6 +23,7 @@ type Input struct {
 type KeyInput struct {
 	ID         string // record id
 	Workspace  string
+	AIType     string // of an AI key; empty: AITypeOther
 	Access     Access
 	Expires    time.Time
 	Disabled   bool
@@ -57,6 +58,7 @@ type ConnectorInput struct {
 	Region                   string // empty: us-east-1
 	Cluster                  string
 	AllowBucketConfiguration bool
+	Models                   []Model // AI only; kept by the index
 	Credential               *credential.Credential
 }
 
@@ -133,12 +135,18 @@ func (b *builder) connector(in *ConnectorInput) {
 		Bucket: in.Bucket, Region: in.Region, Credential: in.Credential, Cluster: in.Cluster,
 		Authority:                authority(binding.Scheme, binding.Host, binding.Port),
 		AllowBucketConfiguration: in.AllowBucketConfiguration,
+		Models:                   in.Models,
 	}
 	switch {
 	case in.Provider == ProviderS3 && c.Region == "":
 		c.Region = defaultRegion
 	case in.Provider != ProviderS3:
 		c.BasePath = strings.TrimSuffix(binding.Scope, "/")
+		// Anthropic's SDKs append "/v1/messages" to their base URL, OpenAI's
+		// "/chat/completions"; an endpoint is taken in either habit.
+		if in.Provider == ProviderAnthropic && !strings.HasSuffix(c.BasePath, "/v1") {
+			c.BasePath += "/v1"
+		}
 	}
 	b.connectors[in.ID] = c
 }
@@ -167,15 +175,19 @@ func (in *ConnectorInput) check() string {
 			return "its credential is not for S3"
 		case binding.Key == "":
 			return "its credential has no access key id"
-		case !validBucket(in.Bucket):
+		case in.Bucket != AllBuckets && !validBucket(in.Bucket):
 			return "its bucket's name is not valid"
-		case binding.Scope != in.Bucket:
+		case binding.Scope != AllBuckets && binding.Scope != in.Bucket:
 			return "its credential is bound to another bucket"
 		}
-	case ProviderOpenAI, ProviderOther:
+	case ProviderOpenAI, ProviderOther, ProviderAnthropic:
+		use := UseOpenAI
+		if in.Provider == ProviderAnthropic {
+			use = UseAnthropic
+		}
 		switch {
-		case binding.Use != UseOpenAI:
-			return "its credential is not for an AI API"
+		case binding.Use != use:
+			return "its credential is not for this AI API"
 		case binding.Scope != "" && !strings.HasPrefix(binding.Scope, "/"):
 			return "its credential's path does not begin with a slash"
 		}
@@ -234,6 +246,10 @@ func (b *builder) repository(in *RepositoryInput) {
 		case c == nil:
 		case s.Folder != "":
 			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": folders are not supported yet")
+		case c.Bucket == AllBuckets && r.Account != nil:
+			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": the repository has an account connector already")
+		case c.Bucket == AllBuckets:
+			r.Account = c
 		case r.Buckets[c.Bucket] != nil:
 			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": the repository has its bucket already")
 		default:
@@ -275,6 +291,16 @@ func (b *builder) key(in *KeyInput) *Key {
 	case in.Access > AccessAdmin:
 		return fail("unknown access")
 	}
+	aiType := ""
+	if binding.Use == UseAIKey {
+		switch aiType = in.AIType; aiType {
+		case "":
+			aiType = AITypeOther
+		case AITypeOpenAI, AITypeAnthropic, AITypeOther:
+		default:
+			return fail("unknown AI type")
+		}
+	}
 	r := b.repositories[binding.Repository]
 	switch {
 	case r == nil:
@@ -283,7 +309,7 @@ func (b *builder) key(in *KeyInput) *Key {
 		return fail("its repository belongs to another workspace")
 	}
 	return &Key{
-		ID: binding.Key, Record: in.ID, Workspace: in.Workspace, Use: binding.Use,
+		ID: binding.Key, Record: in.ID, Workspace: in.Workspace, Use: binding.Use, AIType: aiType,
 		Access: in.Access, Expires: in.Expires, Disabled: in.Disabled, Secret: c, Repository: r,
 	}
 }

@@ -1,6 +1,8 @@
 package grant
 
 import (
+	"math"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -9,10 +11,11 @@ import (
 
 // Uses of secrets, as in seal.Binding.Use.
 const (
-	UseStorageKey = "s3-key" // repository key for storage
-	UseAIKey      = "ai-key" // repository key for AI
-	UseS3         = "s3"     // provider credential of an S3 endpoint
-	UseOpenAI     = "openai" // provider credential of an OpenAI-compatible endpoint
+	UseStorageKey = "s3-key"    // repository key for storage
+	UseAIKey      = "ai-key"    // repository key for AI
+	UseS3         = "s3"        // provider credential of an S3 endpoint
+	UseOpenAI     = "openai"    // provider credential of an OpenAI-compatible endpoint
+	UseAnthropic  = "anthropic" // provider credential of an Anthropic endpoint
 )
 
 // Access is what a repository key may do, or what an operation needs.
@@ -36,6 +39,7 @@ const (
 	ProviderS3 Provider = iota + 1
 	ProviderOpenAI
 	ProviderOther // OpenAI-compatible, any vendor
+	ProviderAnthropic
 )
 
 // Key is a repository key.
@@ -44,6 +48,7 @@ type Key struct {
 	Record     string
 	Workspace  string
 	Use        string // UseStorageKey or UseAIKey
+	AIType     string // of an AI key: AITypeOpenAI, AITypeAnthropic or AITypeOther
 	Access     Access
 	Expires    time.Time // zero: never
 	Disabled   bool
@@ -64,8 +69,13 @@ type Repository struct {
 	Name      string
 	Disabled  bool
 	Buckets   map[string]*Connector // by the provider's bucket name
+	Account   *Connector            // the one connector of AllBuckets, nil if there is none
 	AI        []*Connector          // in the repository's order
 }
+
+// AllBuckets is the bucket of an account connector: any bucket that its credential
+// reaches.
+const AllBuckets = "*"
 
 // Connector is one provider resource and the credential for it.
 type Connector struct {
@@ -83,6 +93,68 @@ type Connector struct {
 	// BasePath is the bound path prefix of an AI API ("/v1"), without a slash at its end.
 	BasePath                 string
 	AllowBucketConfiguration bool
+	// Models are what an AI connector offers: those of its record and those that the
+	// provider lists, in any order, one perhaps in both ways; see [Connector.Match].
+	Models []Model
+}
+
+// Model is one model, or one pattern of models, of an AI connector.
+type Model struct {
+	// ID is what requests name as their model. One that the record configures may
+	// end in "*", which stands for the rest of a name.
+	ID      string
+	Name    string // as the provider displays it; may be empty
+	Created int64  // seconds since 1970; 0 if unknown
+	Listed  bool   // by the provider, else configured in the connector's record
+}
+
+// Pattern says whether m stands for more than one model.
+func (m *Model) Pattern() bool { return !m.Listed && strings.HasSuffix(m.ID, "*") }
+
+// Match says how well a model fits a connector: 0 not at all; more the longer the
+// prefix that a pattern gives; most when the model is among Models by its own name.
+func (c *Connector) Match(model string) int {
+	best := 0
+	for i := range c.Models {
+		m := &c.Models[i]
+		if !m.Pattern() {
+			if m.ID == model {
+				return math.MaxInt
+			}
+			continue
+		}
+		if n := len(m.ID); n > best && strings.HasPrefix(model, m.ID[:n-1]) {
+			best = n
+		}
+	}
+	return best
+}
+
+// Model is the model of that very name, as the provider lists it if it does; nil if
+// it is none of the connector's, or only by a pattern.
+func (c *Connector) Model(id string) *Model {
+	var found *Model
+	for i := range c.Models {
+		if m := &c.Models[i]; m.ID == id && !m.Pattern() {
+			if found = m; m.Listed {
+				break
+			}
+		}
+	}
+	return found
+}
+
+// Types of AI keys, as in the admin API.
+const (
+	AITypeOpenAI    = "OPENAI"
+	AITypeAnthropic = "ANTHROPIC"
+	AITypeOther     = "OTHER" // OpenAI-compatible, any vendor
+)
+
+// Reaches says whether a key may use an AI connector: keys of type ANTHROPIC use
+// Anthropic connectors, all others OpenAI-compatible ones.
+func (k *Key) Reaches(c *Connector) bool {
+	return (k.AIType == AITypeAnthropic) == (c.Provider == ProviderAnthropic)
 }
 
 // Index is immutable: Build makes it, Live publishes it.

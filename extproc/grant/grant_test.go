@@ -105,7 +105,7 @@ func TestProblems(t *testing.T) {
 		{"connector without cluster", bucket(func(in *grant.ConnectorInput, _ *seal.Header) { in.Cluster = "" }), "no cluster"},
 		{"connector of no provider", bucket(func(in *grant.ConnectorInput, _ *seal.Header) { in.Provider = 0 }), "unknown provider"},
 		{"connector twice", func(w *protocoltest.World) { w.Bucket(ours, "photos", nil) }, "connector photos of workspace " + ours + ": id is used twice"},
-		{"AI connector, credential for S3", model(func(_ *grant.ConnectorInput, h *seal.Header) { h.Binding.Use = grant.UseS3 }), "not for an AI API"},
+		{"AI connector, credential for S3", model(func(_ *grant.ConnectorInput, h *seal.Header) { h.Binding.Use = grant.UseS3 }), "not for this AI API"},
 		{"AI connector, path without slash", model(func(_ *grant.ConnectorInput, h *seal.Header) { h.Binding.Scope = "v1" }), "does not begin with a slash"},
 		{"connector without credential", func(w *protocoltest.World) {
 			w.Bucket(ours, "odd", nil)

@@ -57,15 +57,36 @@ func (w *world) credential(h seal.Header, secret []byte) *credential.Credential 
 	return c
 }
 
-// connector adds an AI connector whose id is its name.
-func (w *world) connector(name, scope, secret string) {
+// connector adds an AI connector whose id is its name. Models that end in "*" are
+// patterns of its record, others are listed by the provider.
+func (w *world) connector(name, scope, secret string, models ...string) {
 	w.t.Helper()
-	w.in.Connectors = append(w.in.Connectors, grant.ConnectorInput{
-		ID: name, Workspace: workspace, Name: name, Provider: grant.ProviderOpenAI, Cluster: "cluster-" + name,
+	w.provider(grant.ProviderOpenAI, grant.UseOpenAI, name, scope, secret, models)
+}
+
+// claude adds an Anthropic connector.
+func (w *world) claude(name, scope, secret string, models ...string) {
+	w.t.Helper()
+	w.provider(grant.ProviderAnthropic, grant.UseAnthropic, name, scope, secret, models)
+}
+
+func (w *world) provider(p grant.Provider, use, name, scope, secret string, models []string) {
+	w.t.Helper()
+	in := grant.ConnectorInput{
+		ID: name, Workspace: workspace, Name: name, Provider: p, Cluster: "cluster-" + name,
 		Credential: w.credential(seal.Header{Type: seal.TypeCredential, Record: name, Binding: seal.Binding{
-			Use: grant.UseOpenAI, Scheme: "https", Host: name + ".example", Port: 443, Scope: scope,
+			Use: use, Scheme: "https", Host: name + ".example", Port: 443, Scope: scope,
 		}}, []byte(secret)),
-	})
+	}
+	for _, id := range models {
+		in.Models = append(in.Models, grant.Model{ID: id, Listed: !strings.HasSuffix(id, "*")})
+	}
+	w.in.Connectors = append(w.in.Connectors, in)
+}
+
+// typed makes a key one of an AI type.
+func typed(aiType string) func(*grant.KeyInput, *seal.Binding) {
+	return func(k *grant.KeyInput, _ *seal.Binding) { k.AIType = aiType }
 }
 
 func (w *world) repository(id string, ai ...string) {
@@ -111,7 +132,7 @@ func request(method, path, key string, more ...string) *extproc.Request {
 	return extproc.NewRequest(method == "GET", lines...)
 }
 
-// wire is the error form of the API.
+// wire is the error form of OpenAI's API.
 type wire struct {
 	Error struct {
 		Message string
@@ -282,12 +303,19 @@ func TestNoOracle(t *testing.T) {
 
 func TestSealed(t *testing.T) {
 	p := llm.New(&grant.Live{})
+	for _, e := range []*extproc.Error{p.Unavailable(), p.TooLarge(), p.TooSlow()} {
+		// In both forms at once: made without the request.
+		var w struct {
+			Type  string
+			Error struct{ Type, Message, Code string }
+		}
+		if err := json.Unmarshal(e.Body, &w); err != nil || w.Type != "error" || w.Error.Type == "" || w.Error.Message == "" || w.Error.Code == "" {
+			t.Errorf("%v: %s", err, e.Body)
+		}
+	}
 	_, e := p.Decide(now, request("GET", "/v1/models", "kb-A1-x"))
 	if e == nil || e.Status != 503 || parse(t, e).Error.Type != "server_error" {
 		t.Fatalf("got %+v", e)
-	}
-	if diff := cmp.Diff(p.Unavailable(), e); diff != "" {
-		t.Error(diff)
 	}
 	if strings.Contains(strings.ToLower(string(e.Body)), "seal") {
 		t.Error("clients learn of custody")

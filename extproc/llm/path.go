@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -13,9 +14,23 @@ type route struct {
 	// there was one.
 	connector string
 	named     bool
-	// rest is what follows /v1, raw: "/chat/completions".
+	// rest is what follows /v1, raw and with the query: "/chat/completions".
 	rest string
+	op   operation
+	// model is the decoded {model} of opModel.
+	model string
+	// page is what opModels asks for, in Anthropic's form.
+	page page
 }
+
+// operation is what a route leads to.
+type operation uint8
+
+const (
+	opGenerate operation = iota // a POST whose body names a model
+	opModels
+	opModel
+)
 
 const (
 	apiPrefix       = "/v1"
@@ -24,7 +39,7 @@ const (
 	maxModel        = 256
 )
 
-// elsewhere are the parts of OpenAI's API that are refused with a reason, since
+// elsewhere are the parts of both APIs that are refused with a reason, since
 // clients know them: they reach what all tenants of a provider account share, or
 // are not served yet.
 var elsewhere = map[string]bool{
@@ -32,79 +47,136 @@ var elsewhere = map[string]bool{
 	"files": true, "fine-tunes": true, "fine_tuning": true, "organization": true, "organizations": true, "projects": true,
 	"responses": true, "skills": true, "threads": true, "uploads": true, "usage": true, "vector_stores": true, "videos": true,
 	"audio": true, "chatkit": true, "images": true, "moderations": true, "realtime": true,
+	// Anthropic's alone; complete is its older API.
+	"agents": true, "complete": true, "deployment_runs": true, "deployments": true, "dreams": true, "environments": true,
+	"memory_stores": true, "sessions": true, "tunnels": true, "user_profiles": true, "vaults": true, "webhooks": true,
 }
 
 // parseRoute matches a raw path against the allow-list of the package comment.
-func parseRoute(method, path string) (route, *extproc.Error) {
-	if strings.IndexByte(path, '?') >= 0 {
-		return route{}, errQuery
+func parseRoute(f form, method, path string) (route, *extproc.Error) {
+	path, query, asked := strings.Cut(path, "?")
+	if asked && f != anthropic {
+		return route{}, errQuery[f]
 	}
-	if len(path) > maxPath {
-		return route{}, errUnknownURL
+	if len(path)+len(query) > maxPath {
+		return route{}, errUnknownURL[f]
 	}
 	var r route
 	if named, ok := strings.CutPrefix(path, connectorPrefix); ok {
 		name, tail, ok := strings.Cut(named, "/")
 		if !ok {
-			return route{}, errUnknownURL
+			return route{}, errUnknownURL[f]
 		}
 		if r.connector, ok = unescapeSegment(name); !ok {
-			return route{}, errUnknownURL
+			return route{}, errUnknownURL[f]
 		}
 		r.named, path = true, path[len(path)-len(tail)-1:]
 	}
 	rest, ok := strings.CutPrefix(path, apiPrefix)
 	if !ok {
-		return route{}, errUnknownURL
+		return route{}, errUnknownURL[f]
+	}
+	if refused := r.operation(f, method, rest); refused != nil {
+		return route{}, refused
 	}
 	r.rest = rest
-	if model, ok := strings.CutPrefix(rest, "/models/"); ok {
-		if method == "GET" && validModel(model) {
-			return r, nil
+	if asked {
+		if r.page, ok = parseQuery(query, r.op); !ok {
+			return route{}, errQuery[f]
 		}
-		return route{}, errUnknownURL
+		r.rest += "?" + query
+	}
+	return r, nil
+}
+
+// operation finds what method and rest ask for.
+func (r *route) operation(f form, method, rest string) *extproc.Error {
+	if raw, ok := strings.CutPrefix(rest, "/models/"); ok {
+		if r.model, ok = unescapeModel(raw); ok && method == "GET" {
+			r.op = opModel
+			return nil
+		}
+		return errUnknownURL[f]
 	}
 	switch rest {
-	case "/chat/completions", "/completions", "/embeddings":
+	case "/chat/completions", "/completions", "/embeddings", "/messages", "/messages/count_tokens":
+		// The form follows from these paths.
 		if method == "POST" {
-			return r, nil
+			return nil
 		}
 		if rest == "/chat/completions" {
-			return route{}, errNotAllowed // stored chat completions
+			return errNotAllowed[f] // stored chat completions
 		}
 	case "/models":
 		if method == "GET" {
-			return r, nil
+			r.op = opModels
+			return nil
 		}
 	default:
 		first, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
-		if elsewhere[first] || strings.HasPrefix(rest, "/chat/completions/") {
-			return route{}, errNotAllowed
+		if elsewhere[first] || strings.HasPrefix(rest, "/chat/completions/") || strings.HasPrefix(rest, "/messages/batches") {
+			return errNotAllowed[f]
 		}
 	}
-	return route{}, errUnknownURL
+	return errUnknownURL[f]
 }
 
-// validModel accepts the raw id of a model: one segment, or two as in
+// parseQuery accepts the parameters that Anthropic's SDKs send: beta=true, which
+// chooses their SDK's beta types, and those of a list.
+func parseQuery(query string, op operation) (page, bool) {
+	p := page{limit: defaultLimit}
+	if strings.ContainsAny(query, ";+") { // to some servers a separator and a space
+		return page{}, false
+	}
+	seen := map[string]bool{}
+	for pair := range strings.SplitSeq(query, "&") {
+		name, raw, _ := strings.Cut(pair, "=")
+		if seen[name] {
+			return page{}, false
+		}
+		seen[name] = true
+		ok := false
+		switch name {
+		case "beta":
+			ok = raw == "true"
+		case "limit":
+			ok = op == opModels && len(raw) <= 4 && isDigits(raw)
+			p.limit, _ = strconv.Atoi(raw)
+			ok = ok && 1 <= p.limit && p.limit <= maxLimit
+		case "after_id":
+			p.after, ok = unescapeModel(raw)
+			ok = ok && op == opModels
+		case "before_id":
+			p.before, ok = unescapeModel(raw)
+			ok = ok && op == opModels
+		}
+		if !ok {
+			return page{}, false
+		}
+	}
+	return p, p.after == "" || p.before == ""
+}
+
+// unescapeModel decodes the raw id of a model: one segment, or two as in
 // "owner/model", whose slash clients encode or not. No further segment, so that
 // nothing below a model can be reached; no dot segment, before or after decoding,
 // so that nothing beside it can.
-func validModel(raw string) bool {
+func unescapeModel(raw string) (string, bool) {
 	if len(raw) > maxModel {
-		return false
+		return "", false
 	}
 	model, ok := unescape(raw)
 	if !ok || strings.ContainsAny(model, "%\\") {
-		return false
+		return "", false
 	}
 	segments := 0
 	for s := range strings.SplitSeq(model, "/") {
 		segments++
 		if s == "" || s == "." || s == ".." {
-			return false
+			return "", false
 		}
 	}
-	return segments <= 2
+	return model, segments <= 2
 }
 
 // unescapeSegment decodes one raw path segment, which is not empty.

@@ -1,6 +1,7 @@
 package llm_test
 
 import (
+	"encoding/json"
 	"net/url"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"keybridge/extproc"
+	"keybridge/extproc/grant"
 )
 
 func TestRefusedPaths(t *testing.T) {
@@ -125,13 +127,13 @@ func TestRefusedPaths(t *testing.T) {
 	}
 }
 
-func TestSeveralConnectors(t *testing.T) {
+func TestNamedConnectors(t *testing.T) {
 	w := newWorld(t)
 	w.connector("main", "/v1", providerKey)
 	w.connector("a b/c", "/v1", providerKey)
 	w.connector("hidden", "/v1", providerKey)
-	w.repository("several", "main", "a b/c")
-	w.repository("other", "hidden")
+	w.claude("other kind", "", providerKey)
+	w.repository("several", "main", "a b/c", "other kind")
 	w.repository("none")
 	several, none := w.key("A1", "several", nil), w.key("B2", "none", nil)
 	p := w.protocol()
@@ -148,10 +150,11 @@ func TestSeveralConnectors(t *testing.T) {
 		return got.Error.Message
 	}
 	for _, message := range []string{
-		refused("/v1/models", several, 400, "connector_required"),
 		refused("/connectors/hidden/v1/models", several, 404, "connector_not_found"),
+		refused("/connectors/other%20kind/v1/models", several, 404, "connector_not_found"),
+		refused("/v1/models/unheard-of", several, 404, "model_not_found"),
 	} {
-		if !strings.Contains(message, "/connectors/main/v1, /connectors/a%20b%2Fc/v1.") || strings.Contains(message, "hidden") {
+		if !strings.Contains(message, "/connectors/main/v1, /connectors/a%20b%2Fc/v1.") || strings.Contains(message, "hidden") || strings.Contains(message, "kind") {
 			t.Errorf("message %q", message)
 		}
 	}
@@ -168,36 +171,59 @@ func TestSeveralConnectors(t *testing.T) {
 func FuzzDecide(f *testing.F) {
 	w := newWorld(f)
 	w.connector("main", "/base/v1", providerKey)
-	w.connector("a b", "/v1", "sk-second")
+	w.connector("a b", "/v1", "sk-second", "*")
+	w.claude("claude", "", "sk-third")
 	w.repository("single", "main", "a b")
-	key := w.key("A1", "single", nil)
+	w.repository("other", "claude")
+	key, claudeKey := w.key("A1", "single", nil), w.key("B2", "other", typed(grant.AITypeAnthropic))
 	p := w.protocol()
-	for _, s := range []string{"/v1/models", "/connectors/main/v1/models/a%2Fb", "/connectors/a%20b/v1/chat/completions", "/v1/models/..", "/v1/files?x"} {
-		f.Add("GET", s, "Bearer "+key)
-		f.Add("POST", s, "bearer kb-A1-x")
+	for _, s := range []string{"/v1/models", "/connectors/main/v1/models/a%2Fb", "/connectors/a%20b/v1/chat/completions", "/v1/models/..", "/v1/files?x", "/v1/messages?beta=true", "/v1/models?limit=2&after_id=a%2Fb"} {
+		f.Add("GET", s, "Bearer "+key, "2023-06-01")
+		f.Add("POST", s, "Bearer "+claudeKey, "2023-06-01")
+		f.Add("POST", s, "bearer kb-A1-x", "")
 	}
-	allowed := []string{"POST /chat/completions", "POST /completions", "POST /embeddings", "GET /models"}
-	f.Fuzz(func(t *testing.T, method, path, authorization string) {
-		r := extproc.NewRequest(true, extproc.Header{Name: ":method", Value: method}, extproc.Header{Name: ":path", Value: path},
-			extproc.Header{Name: ":authority", Value: "g"}, extproc.Header{Name: "authorization", Value: authorization})
-		d, e := p.Decide(now, r)
+	allowed := []string{"POST /chat/completions", "POST /completions", "POST /embeddings", "POST /messages", "POST /messages/count_tokens", "GET /models"}
+	f.Fuzz(func(t *testing.T, method, path, authorization, version string) {
+		lines := []extproc.Header{
+			{Name: ":method", Value: method}, {Name: ":path", Value: path},
+			{Name: ":authority", Value: "g"}, {Name: "authorization", Value: authorization},
+		}
+		if version != "" {
+			lines = append(lines, extproc.Header{Name: "anthropic-version", Value: version})
+		}
+		d, e := p.Decide(now, extproc.NewRequest(true, lines...))
 		if (d == nil) == (e == nil) {
 			t.Fatal("neither or both")
 		}
 		if e != nil {
-			parse(t, e)
+			if !json.Valid(e.Body) || e.Reason == "" {
+				t.Fatalf("%+v", e)
+			}
 			if strings.Contains(string(e.Body), key) {
 				t.Fatal("the key is echoed")
 			}
 			return
 		}
-		if !strings.EqualFold(authorization, "Bearer "+key) || !strings.HasSuffix(authorization, key) {
+		holds := key
+		if d.Cluster == "cluster-claude" {
+			holds = claudeKey
+		}
+		if !strings.EqualFold(authorization, "Bearer "+holds) || !strings.HasSuffix(authorization, holds) {
 			t.Fatalf("%q is let through", authorization)
 		}
-		base := map[string]string{"cluster-main": "/base/v1", "cluster-a b": "/v1"}[d.Cluster]
+		base := map[string]string{"cluster-main": "/base/v1", "cluster-a b": "/v1", "cluster-claude": "/v1"}[d.Cluster]
 		rest, ok := strings.CutPrefix(d.Path, base)
 		if !ok || base == "" || !strings.HasSuffix(path, rest) {
 			t.Fatalf("%s %q goes to %s %q", method, path, d.Cluster, d.Path)
+		}
+		rest, query, asked := strings.Cut(rest, "?")
+		for name, values := range must(url.ParseQuery(query)) {
+			if len(values) != 1 || !slices.Contains([]string{"beta", "limit", "after_id", "before_id"}, name) || len(values[0]) > 256 {
+				t.Fatalf("query %q", query)
+			}
+		}
+		if asked && d.Cluster != "cluster-claude" {
+			t.Fatalf("query %q", query)
 		}
 		if model, ok := strings.CutPrefix(rest, "/models/"); ok && method == "GET" {
 			// However a provider cleans the path, it stays below /models/.
@@ -216,6 +242,13 @@ func FuzzDecide(f *testing.F) {
 			t.Fatalf("%s %q is let through", method, rest)
 		}
 	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 func BenchmarkDecide(b *testing.B) {

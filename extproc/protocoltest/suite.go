@@ -20,6 +20,10 @@ type Suite struct {
 	New func(*grant.Live) extproc.Protocol
 	// Use is that of the keys that it takes: grant.UseStorageKey or grant.UseAIKey.
 	Use string
+	// LLM and Key change the AI connectors and the keys of the protocol, if not nil:
+	// into those of another provider.
+	LLM func(*grant.ConnectorInput, *seal.Header)
+	Key func(*grant.KeyInput, *seal.Header)
 	// Request is the smallest read of target, a bucket or the name of an AI connector,
 	// that the holder of k makes at a time, with further header lines that the client
 	// sends but does not sign.
@@ -44,11 +48,11 @@ func (s *Suite) cast(t testing.TB) *cast {
 	c := &cast{World: NewWorld(t)}
 	for workspace, name := range map[string]string{ours: "ours", theirs: "them"} {
 		c.Bucket(workspace, name+"-bucket", nil)
-		c.LLM(workspace, name+"-model", nil)
+		c.LLM(workspace, name+"-model", s.LLM)
 		c.Repository(workspace, name, false, name+"-bucket", name+"-model")
 	}
 	c.Bucket(ours, "late-bucket", nil)
-	c.LLM(ours, "late-model", nil)
+	c.LLM(ours, "late-model", s.LLM)
 	c.Repository(ours, "closed", true, "ours-bucket", "ours-model")
 	suffix, other := "-bucket", grant.UseAIKey
 	if s.Use == grant.UseAIKey {
@@ -56,7 +60,14 @@ func (s *Suite) cast(t testing.TB) *cast {
 	}
 	c.target, c.foreign, c.unlisted, c.absent = "ours"+suffix, "them"+suffix, "late"+suffix, "none"+suffix
 	key := func(workspace, repository, use string, change func(*grant.KeyInput, *seal.Header)) Key {
-		return c.Key(workspace, repository, use, grant.AccessAdmin, change)
+		return c.Key(workspace, repository, use, grant.AccessAdmin, func(in *grant.KeyInput, h *seal.Header) {
+			if s.Key != nil {
+				s.Key(in, h)
+			}
+			if change != nil {
+				change(in, h)
+			}
+		})
 	}
 	c.good = key(ours, "ours", s.Use, nil)
 	c.disabled = key(ours, "ours", s.Use, func(in *grant.KeyInput, _ *seal.Header) { in.Disabled = true })

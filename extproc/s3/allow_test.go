@@ -250,16 +250,26 @@ func TestFreedCredential(t *testing.T) {
 	}
 }
 
-// TestAllocations is the bar of the hot path.
+// TestAllocations is the bar of the hot path: a good request allocates nothing.
 func TestAllocations(t *testing.T) {
 	s := newStage(t)
-	r := call{method: "GET", path: "/photos/cat.jpg", query: "x-id=GetObject"}.sign(t, s.read)
-	n := testing.AllocsPerRun(100, func() {
-		if _, e := s.Decide(now, r); e != nil {
-			t.Fatal(e.Reason)
+	for name, r := range map[string]*extproc.Request{
+		"header":       call{method: "GET", path: "/photos/cat.jpg", query: "x-id=GetObject"}.sign(t, s.read),
+		"respelt":      respell(call{method: "GET", path: "/photos/a%20b%2Bc", query: "versionId=a%2Bb"}.sign(t, s.read)),
+		"presigned":    call{method: "GET", path: "/photos/cat.jpg", query: "x-id=GetObject"}.presign(t, s.read, time.Hour),
+		"hoisted":      call{method: "PUT", path: "/photos/cat.jpg", query: "x-amz-checksum-crc32=AAAAAA%3D%3D"}.presign(t, s.write, time.Hour),
+		"virtual host": call{method: "GET", path: "/cat.jpg", host: "photos." + front}.sign(t, s.read),
+		"copy":         call{method: "PUT", path: "/photos/cat.jpg", header: copyOf("photos/dog.jpg")}.sign(t, s.admin),
+	} {
+		decide := func() {
+			if _, e := s.Decide(now, r); e != nil {
+				t.Fatal(e.Reason)
+			}
 		}
-	})
-	if n > 15 {
-		t.Errorf("%v allocations a request", n)
+		decide() // caches the signing keys
+		// The pools may be emptied meanwhile, and the race detector empties them at random.
+		if n := testing.AllocsPerRun(200, decide); n > 0 && !raceEnabled {
+			t.Errorf("%s: %v allocations a request", name, n)
+		}
 	}
 }

@@ -1,6 +1,9 @@
 package s3
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // authorization is the Authorization header of Signature Version 4:
 //
@@ -8,8 +11,13 @@ import "strings"
 //	  SignedHeaders=<names>, Signature=<64 hex digits>
 //
 // ("Authenticating Requests: Using the Authorization Header", Amazon S3 API
-// Reference). Its strings are parts of the header.
+// Reference). Its strings are parts of the header, or of the memory that holds the
+// decoded parameters of a presigned URL.
 type authorization struct {
+	presigned bool
+	expires   time.Duration // of a presigned URL, from its date on
+	date      string
+
 	key       string
 	day       string
 	region    string

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"keybridge/extproc"
 	"keybridge/extproc/protocoltest"
@@ -46,9 +47,14 @@ func BenchmarkDecide(b *testing.B) {
 		{"list", call{
 			method: "GET", path: "/photos", query: "delimiter=%2F&list-type=2&prefix=2026%2F11%2F", header: sdk, hash: emptyHash,
 		}.sign(b, s.read), ""},
+		{"presigned", call{method: "GET", path: "/photos/2026/11/22/cat.jpg", query: "x-id=GetObject"}.presign(b, s.read, time.Hour), ""},
+		{"presigned, days old", call{method: "GET", path: "/photos/2026/11/22/cat.jpg", at: now.AddDate(0, 0, -3)}.presign(b, s.read, 7*24*time.Hour), ""},
+		{"virtual host", call{method: "GET", path: "/2026/11/22/cat.jpg", query: "x-id=GetObject", header: sdk, host: "photos." + front}.sign(b, s.read), ""},
+		{"copy", call{method: "PUT", path: "/photos/2026/11/22/cat.jpg", header: copyOf("photos/2026/11/21/cat.jpg")}.sign(b, s.admin), ""},
 		{"respelt", respell(call{method: "GET", path: "/photos/a%20b%2Bc", query: "versionId=a%2Bb", header: sdk}.sign(b, s.read)), ""},
 		{"refused/unknown key", get.sign(b, protocoltest.Key{ID: "AKIAUNKNOWNUNKNOWNXX", Secret: "none"}), "unknown_key"},
 		{"refused/bad signature", get.sign(b, protocoltest.Key{ID: s.read.ID, Secret: "wrong"}), "bad_signature"},
+		{"refused/presigned, bad signature", call{method: "GET", path: "/photos/k"}.presign(b, protocoltest.Key{ID: s.read.ID, Secret: "wrong"}, time.Hour), "bad_signature"},
 		{"refused/foreign bucket", call{method: "GET", path: "/secret/key", header: sdk}.sign(b, s.read), "foreign_bucket"},
 	} {
 		b.Run(bm.name, func(b *testing.B) {

@@ -23,11 +23,26 @@ var (
 		"This gateway is sealed or stopping and cannot serve requests now. Please try again later.", "sealed",
 	}
 	failAnonymous = failure{"AccessDenied", 403, "Access Denied", "anonymous"}
-	failPresigned = failure{
-		"NotImplemented", 501,
-		"Query-string authentication is not implemented. Sign the request in the Authorization header.", "presigned",
+	failQueryAuth = failure{
+		"AuthorizationQueryParametersError", 400,
+		"Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters, each once and well-formed.", "malformed_query_auth",
 	}
-	failForm = failure{
+	failQueryAlgorithm = failure{
+		"AuthorizationQueryParametersError", 400,
+		"X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"", "malformed_query_auth",
+	}
+	failQueryExpires = failure{
+		"AuthorizationQueryParametersError", 400,
+		"X-Amz-Expires must be a number of seconds between 1 and 604800, which is a week", "query_expires",
+	}
+	failQueryDate = failure{
+		"AuthorizationQueryParametersError", 400,
+		"X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\", and of the day in X-Amz-Credential", "query_date",
+	}
+	failExpired     = failure{"AccessDenied", 403, "Request has expired", "expired"}
+	failNotYetValid = failure{"AccessDenied", 403, "Request is not yet valid", "not_yet_valid"}
+	failQueryHeader = failure{"InvalidArgument", 400, "A header in the query string has an invalid value, or is repeated as a header.", "query_header"}
+	failForm        = failure{
 		"NotImplemented", 501,
 		"Browser-based uploads with POST forms are not implemented.", "form",
 	}
@@ -59,21 +74,22 @@ var (
 		"SignatureDoesNotMatch", 403,
 		"The request signature we calculated does not match the signature you provided. Check your key and signing method.", "bad_signature",
 	}
-	failNotSigned   = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
-	failNoHash      = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
-	failHash        = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
-	failStreaming   = failure{"NotImplemented", 501, "Signed chunks are not implemented. Use UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or the sha256 of the payload.", "signed_chunks"}
-	failURI         = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
-	failRepeated    = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
-	failTooMany     = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}
-	failArgument    = failure{"InvalidArgument", 400, "A query parameter is missing or has an invalid value.", "argument"}
-	failHeader      = failure{"NotImplemented", 501, "A header you provided implies functionality that is not implemented.", "unknown_header"}
-	failParameter   = failure{"NotImplemented", 501, "A query parameter you provided implies functionality that is not implemented.", "unknown_parameter"}
-	failOperation   = failure{"NotImplemented", 501, "This operation is not implemented.", "unknown_operation"}
-	failCopy        = failure{"NotImplemented", 501, "Copying objects is not implemented.", "copy"}
-	failListBuckets = failure{"NotImplemented", 501, "Listing buckets is not implemented.", "list_buckets"}
-	failMethod      = failure{"MethodNotAllowed", 405, "The specified method is not allowed against this resource.", "method"}
-	failOwned       = failure{
+	failNotSigned  = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
+	failNoHash     = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
+	failHash       = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
+	failStreaming  = failure{"NotImplemented", 501, "Signed chunks are not implemented. Use UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or the sha256 of the payload.", "signed_chunks"}
+	failURI        = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
+	failRepeated   = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
+	failTooMany    = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}
+	failArgument   = failure{"InvalidArgument", 400, "A query parameter is missing or has an invalid value.", "argument"}
+	failHeader     = failure{"NotImplemented", 501, "A header you provided implies functionality that is not implemented.", "unknown_header"}
+	failParameter  = failure{"NotImplemented", 501, "A query parameter you provided implies functionality that is not implemented.", "unknown_parameter"}
+	failOperation  = failure{"NotImplemented", 501, "This operation is not implemented.", "unknown_operation"}
+	failCopy       = failure{"InvalidRequest", 400, "A header of a copy was provided without x-amz-copy-source.", "copy_without_source"}
+	failCopySource = failure{"InvalidArgument", 400, "Copy Source must mention the source bucket and key: sourcebucket/sourcekey", "copy_source"}
+	failCopyAcross = failure{"NotImplemented", 501, "The source and the destination of a copy must be in the same account of the same storage provider.", "copy_across"}
+	failMethod     = failure{"MethodNotAllowed", 405, "The specified method is not allowed against this resource.", "method"}
+	failOwned      = failure{
 		"BucketAlreadyOwnedByYou", 409,
 		"Your previous request to create the named bucket succeeded and you already own it.", "bucket_owned",
 	}
@@ -87,12 +103,7 @@ const maxResource = 4 << 10
 // answer writes f as S3 does: XML, or nothing but the status for HEAD. Details are
 // further elements, name and value in turn.
 func (f *failure) answer(r *extproc.Request, details ...string) *extproc.Error {
-	var id [16]byte
-	n := rand.Uint64() //nolint:gosec // names an answer, protects nothing
-	for i := range id {
-		id[i] = "0123456789ABCDEF"[n>>(60-4*i)&15]
-	}
-	request := string(id[:])
+	request := requestID()
 	e := &extproc.Error{
 		Status:      f.status,
 		ContentType: "application/xml",
@@ -121,6 +132,16 @@ func (f *failure) answer(r *extproc.Request, details ...string) *extproc.Error {
 	return e
 }
 
+// requestID names an answer; it protects nothing.
+func requestID() string {
+	var id [16]byte
+	n := rand.Uint64() //nolint:gosec // as said above
+	for i := range id {
+		id[i] = "0123456789ABCDEF"[n>>(60-4*i)&15]
+	}
+	return string(id[:])
+}
+
 // appendXML writes s as XML text. Bytes that a URI cannot have are not repeated.
 func appendXML(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
@@ -140,6 +161,11 @@ func appendXML(b []byte, s string) []byte {
 		}
 	}
 	return b
+}
+
+// outlived adds the elements by which a client can tell when its URL ended.
+func outlived(r *extproc.Request, a *authorization, end, now string) *extproc.Error {
+	return failExpired.answer(r, "X-Amz-Expires", strconv.FormatInt(int64(a.expires.Seconds()), 10), "Expires", end, "ServerTime", now)
 }
 
 // skewed adds the elements by which a client can tell how wrong its clock is.

@@ -93,8 +93,9 @@ func (m *marks) has(i int) bool { return m[i/64]&(1<<(i%64)) != 0 }
 // found is what one pass over the header lines finds.
 type found struct {
 	authorization, date, payload single
-	config, unsupported          bool // a header of classConfig; one of classCopy or classUnknown
-	copying                      bool // the unsupported one is of classCopy
+	copySource                   single
+	copying, copyRange           bool // a header of classCopy; x-amz-copy-source-range
+	config, unsupported          bool // a header of classConfig; one of classUnknown
 	twoHosts                     bool // Host beside :authority
 }
 
@@ -125,18 +126,31 @@ func (s *scratch) scan(headers []extproc.Header) {
 			f.twoHosts = true
 			continue
 		}
-		switch classify(name) {
-		case classPass, classAmz:
-		case classConfig:
-			f.config = true
-		case classCopy:
-			f.unsupported, f.copying = true, true
-		case classUnknown:
-			f.unsupported = true
-		case classDrop:
+		if f.note(name, headers[i].Value) == classDrop {
 			s.drop = append(s.drop, name)
 		}
 	}
+}
+
+// note remembers what a header means for the whole request.
+func (f *found) note(name, value string) class {
+	c := classify(name)
+	switch c {
+	case classConfig:
+		f.config = true
+	case classCopy:
+		f.copying = true
+		switch name {
+		case copySource:
+			f.copySource.add(value)
+		case "x-amz-copy-source-range":
+			f.copyRange = true
+		}
+	case classUnknown:
+		f.unsupported = true
+	case classPass, classAmz, classDrop:
+	}
+	return c
 }
 
 // span is one line of the canonical headers: name, ':', value, '\n'.

@@ -2,203 +2,33 @@ package s3
 
 import "keybridge/extproc/grant"
 
-// params is a set of query parameters.
-type params uint64
-
-// The query parameters that some operation below takes.
-const (
-	pACL params = 1 << iota
-	pAccelerate
-	pAnalytics
-	pAttributes
-	pContinuationToken
-	pCors
-	pDelete
-	pDelimiter
-	pEncodingType
-	pEncryption
-	pFetchOwner
-	pID
-	pIntelligentTiering
-	pInventory
-	pKeyMarker
-	pLegalHold
-	pLifecycle
-	pListType
-	pLocation
-	pLogging
-	pMarker
-	pMaxKeys
-	pMaxParts
-	pMaxUploads
-	pMetrics
-	pNotification
-	pObjectLock
-	pOwnershipControls
-	pPartNumber
-	pPartNumberMarker
-	pPolicy
-	pPolicyStatus
-	pPrefix
-	pPublicAccessBlock
-	pReplication
-	pRequestPayment
-	pResponseCacheControl
-	pResponseContentDisposition
-	pResponseContentEncoding
-	pResponseContentLanguage
-	pResponseContentType
-	pResponseExpires
-	pRetention
-	pStartAfter
-	pTagging
-	pUploadID
-	pUploadIDMarker
-	pUploads
-	pVersionID
-	pVersionIDMarker
-	pVersioning
-	pVersions
-	pWebsite
-	pXID
-)
-
-const (
-	pResponse = pResponseCacheControl | pResponseContentDisposition | pResponseContentEncoding |
-		pResponseContentLanguage | pResponseContentType | pResponseExpires
-	pListing = pPrefix | pDelimiter | pEncodingType
-)
-
-// parameter finds a query parameter by its encoded name, 0 if it is not on the list.
-// Names are case-sensitive in S3.
-func parameter(name []byte) params {
-	switch string(name) {
-	case "acl":
-		return pACL
-	case "accelerate":
-		return pAccelerate
-	case "analytics":
-		return pAnalytics
-	case "attributes":
-		return pAttributes
-	case "continuation-token":
-		return pContinuationToken
-	case "cors":
-		return pCors
-	case "delete":
-		return pDelete
-	case "delimiter":
-		return pDelimiter
-	case "encoding-type":
-		return pEncodingType
-	case "encryption":
-		return pEncryption
-	case "fetch-owner":
-		return pFetchOwner
-	case "id":
-		return pID
-	case "intelligent-tiering":
-		return pIntelligentTiering
-	case "inventory":
-		return pInventory
-	case "key-marker":
-		return pKeyMarker
-	case "legal-hold":
-		return pLegalHold
-	case "lifecycle":
-		return pLifecycle
-	case "list-type":
-		return pListType
-	case "location":
-		return pLocation
-	case "logging":
-		return pLogging
-	case "marker":
-		return pMarker
-	case "max-keys":
-		return pMaxKeys
-	case "max-parts":
-		return pMaxParts
-	case "max-uploads":
-		return pMaxUploads
-	case "metrics":
-		return pMetrics
-	case "notification":
-		return pNotification
-	case "object-lock":
-		return pObjectLock
-	case "ownershipControls":
-		return pOwnershipControls
-	case "partNumber":
-		return pPartNumber
-	case "part-number-marker":
-		return pPartNumberMarker
-	case "policy":
-		return pPolicy
-	case "policyStatus":
-		return pPolicyStatus
-	case "prefix":
-		return pPrefix
-	case "publicAccessBlock":
-		return pPublicAccessBlock
-	case "replication":
-		return pReplication
-	case "requestPayment":
-		return pRequestPayment
-	case "response-cache-control":
-		return pResponseCacheControl
-	case "response-content-disposition":
-		return pResponseContentDisposition
-	case "response-content-encoding":
-		return pResponseContentEncoding
-	case "response-content-language":
-		return pResponseContentLanguage
-	case "response-content-type":
-		return pResponseContentType
-	case "response-expires":
-		return pResponseExpires
-	case "retention":
-		return pRetention
-	case "start-after":
-		return pStartAfter
-	case "tagging":
-		return pTagging
-	case "uploadId":
-		return pUploadID
-	case "upload-id-marker":
-		return pUploadIDMarker
-	case "uploads":
-		return pUploads
-	case "versionId":
-		return pVersionID
-	case "version-id-marker":
-		return pVersionIDMarker
-	case "versioning":
-		return pVersioning
-	case "versions":
-		return pVersions
-	case "website":
-		return pWebsite
-	case "x-id":
-		return pXID
-	}
-	return 0
-}
-
-// operation is one row of the table: a request is this operation if method and
-// level are the same, it has every parameter of must, and no other than those of may.
+// operation is one row of the table: a request is this operation if method, level
+// and whether it copies are the same, it has every parameter of must, and no other
+// than those of may.
 type operation struct {
-	name   string
-	method string
-	object bool // on a key, otherwise on a bucket
-	must   params
-	may    params
-	// by lists the accesses of which one is enough.
-	by grant.Access
+	name    string
+	method  string
+	service bool // on the service itself
+	object  bool // on a key; neither: on a bucket
+	copies  bool // names a source in x-amz-copy-source
+	must    params
+	may     params
+	// by lists the accesses of which one is enough, or with all, of which none may lack.
+	by  grant.Access
+	all bool
 	// config needs ADMIN and a connector that allows bucket configuration.
 	config bool
-	// refuse answers instead, once the key's access was checked.
-	refuse *failure
+	// named is the answer where the bucket has a connector of its own, once the key's
+	// access was checked. An account connector lets ADMIN keys do it.
+	named *failure
+}
+
+// allows says whether a key with access a may do it, configuration apart.
+func (o *operation) allows(a grant.Access) bool {
+	if o.all {
+		return a.Allows(o.by)
+	}
+	return a&o.by != 0
 }
 
 const (
@@ -208,14 +38,20 @@ const (
 )
 
 // operations is the allow-list. Source: Amazon S3 API Reference, "Actions", Amazon
-// S3, each action's request syntax (method, sub-resource, URI request parameters).
-// SDKs add x-id=<action>, which S3 ignores. HEAD of an object is a read, though some
-// tools follow an upload with one: it shows metadata.
+// S3, each action's request syntax (method, sub-resource, URI request parameters);
+// testdata/operations.md is this table for readers, with every action that is not on
+// it. SDKs add x-id=<action>, which S3 ignores.
+//
+// HEAD of an object is a read, for it shows metadata, as S3 itself asks for
+// s3:GetObject. No upload needs it; what tools that look at the object before or
+// after must be told is in the package comment. A copy reads and writes.
 var operations = []operation{
 	{name: "GetObject", method: "GET", object: true, may: pVersionID | pPartNumber | pResponse, by: read},
 	{name: "HeadObject", method: "HEAD", object: true, may: pVersionID | pPartNumber | pResponse, by: read},
 	{name: "PutObject", method: "PUT", object: true, by: write},
+	{name: "CopyObject", method: "PUT", object: true, copies: true, by: either, all: true},
 	{name: "UploadPart", method: "PUT", object: true, must: pUploadID | pPartNumber, by: write},
+	{name: "UploadPartCopy", method: "PUT", object: true, copies: true, must: pUploadID | pPartNumber, by: either, all: true},
 	{name: "ListObjectsV2", method: "GET", must: pListType, may: pListing | pContinuationToken | pStartAfter | pFetchOwner | pMaxKeys, by: read},
 	{name: "ListObjects", method: "GET", may: pListing | pMarker | pMaxKeys, by: read},
 	{name: "DeleteObject", method: "DELETE", object: true, may: pVersionID, by: write},
@@ -234,8 +70,9 @@ var operations = []operation{
 	{name: "DeleteObjectTagging", method: "DELETE", object: true, must: pTagging, may: pVersionID, by: write},
 
 	// A client that makes sure of its bucket before an upload learns that it is there.
-	{name: "CreateBucket", method: "PUT", by: write, refuse: &failOwned},
-	{name: "DeleteBucket", method: "DELETE", by: write, refuse: &failForbidden},
+	{name: "CreateBucket", method: "PUT", by: write, named: &failOwned},
+	{name: "DeleteBucket", method: "DELETE", by: write, named: &failForbidden},
+	{name: "ListBuckets", method: "GET", service: true, may: pPrefix | pContinuationToken | pMaxBuckets | pBucketRegion, by: read},
 
 	{name: "GetObjectAcl", method: "GET", object: true, must: pACL, may: pVersionID, config: true},
 	{name: "PutObjectAcl", method: "PUT", object: true, must: pACL, may: pVersionID, config: true},
@@ -248,7 +85,8 @@ var operations = []operation{
 	{name: "PutBucketAccelerateConfiguration", method: "PUT", must: pAccelerate, config: true},
 	{name: "GetBucketAcl", method: "GET", must: pACL, config: true},
 	{name: "PutBucketAcl", method: "PUT", must: pACL, config: true},
-	{name: "Get/ListBucketAnalyticsConfiguration", method: "GET", must: pAnalytics, may: pID | pContinuationToken, config: true},
+	{name: "GetBucketAnalyticsConfiguration", method: "GET", must: pAnalytics | pID, config: true},
+	{name: "ListBucketAnalyticsConfigurations", method: "GET", must: pAnalytics, may: pContinuationToken, config: true},
 	{name: "PutBucketAnalyticsConfiguration", method: "PUT", must: pAnalytics | pID, config: true},
 	{name: "DeleteBucketAnalyticsConfiguration", method: "DELETE", must: pAnalytics | pID, config: true},
 	{name: "GetBucketCors", method: "GET", must: pCors, config: true},
@@ -257,10 +95,12 @@ var operations = []operation{
 	{name: "GetBucketEncryption", method: "GET", must: pEncryption, config: true},
 	{name: "PutBucketEncryption", method: "PUT", must: pEncryption, config: true},
 	{name: "DeleteBucketEncryption", method: "DELETE", must: pEncryption, config: true},
-	{name: "Get/ListBucketIntelligentTieringConfiguration", method: "GET", must: pIntelligentTiering, may: pID | pContinuationToken, config: true},
+	{name: "GetBucketIntelligentTieringConfiguration", method: "GET", must: pIntelligentTiering | pID, config: true},
+	{name: "ListBucketIntelligentTieringConfigurations", method: "GET", must: pIntelligentTiering, may: pContinuationToken, config: true},
 	{name: "PutBucketIntelligentTieringConfiguration", method: "PUT", must: pIntelligentTiering | pID, config: true},
 	{name: "DeleteBucketIntelligentTieringConfiguration", method: "DELETE", must: pIntelligentTiering | pID, config: true},
-	{name: "Get/ListBucketInventoryConfiguration", method: "GET", must: pInventory, may: pID | pContinuationToken, config: true},
+	{name: "GetBucketInventoryConfiguration", method: "GET", must: pInventory | pID, config: true},
+	{name: "ListBucketInventoryConfigurations", method: "GET", must: pInventory, may: pContinuationToken, config: true},
 	{name: "PutBucketInventoryConfiguration", method: "PUT", must: pInventory | pID, config: true},
 	{name: "DeleteBucketInventoryConfiguration", method: "DELETE", must: pInventory | pID, config: true},
 	{name: "GetBucketLifecycleConfiguration", method: "GET", must: pLifecycle, config: true},
@@ -268,7 +108,8 @@ var operations = []operation{
 	{name: "DeleteBucketLifecycle", method: "DELETE", must: pLifecycle, config: true},
 	{name: "GetBucketLogging", method: "GET", must: pLogging, config: true},
 	{name: "PutBucketLogging", method: "PUT", must: pLogging, config: true},
-	{name: "Get/ListBucketMetricsConfiguration", method: "GET", must: pMetrics, may: pID | pContinuationToken, config: true},
+	{name: "GetBucketMetricsConfiguration", method: "GET", must: pMetrics | pID, config: true},
+	{name: "ListBucketMetricsConfigurations", method: "GET", must: pMetrics, may: pContinuationToken, config: true},
 	{name: "PutBucketMetricsConfiguration", method: "PUT", must: pMetrics | pID, config: true},
 	{name: "DeleteBucketMetricsConfiguration", method: "DELETE", must: pMetrics | pID, config: true},
 	{name: "GetBucketNotificationConfiguration", method: "GET", must: pNotification, config: true},
@@ -301,20 +142,21 @@ var operations = []operation{
 }
 
 // match finds the one operation that a request is, if it is any.
-func match(method string, t *target, q *query) (*operation, *failure) {
+func match(method string, t *target, q *query, copies bool) (*operation, *failure) {
 	switch method {
 	case "GET", "HEAD", "PUT", "POST", "DELETE":
 	default:
 		return nil, &failMethod
 	}
-	if t.bucket == "" {
-		if method == "GET" {
-			return nil, &failListBuckets
-		}
+	service := t.bucket == ""
+	if service && method != "GET" {
 		return nil, &failMethod
 	}
 	var have params
 	for i := range q.params {
+		if q.params[i].auth {
+			continue
+		}
 		p := parameter(q.name(i))
 		switch {
 		case p == 0:
@@ -330,7 +172,8 @@ func match(method string, t *target, q *query) (*operation, *failure) {
 	object := t.key != ""
 	for i := range operations {
 		o := &operations[i]
-		if have&o.must == o.must && have&^(o.must|o.may) == 0 && o.object == object && o.method == method {
+		if have&o.must == o.must && have&^(o.must|o.may) == 0 && o.object == object && o.method == method &&
+			o.copies == copies && o.service == service {
 			return o, nil
 		}
 	}

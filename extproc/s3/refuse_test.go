@@ -111,8 +111,7 @@ func TestRefusals(t *testing.T) {
 		{"header and presigned query, escaped", read("GET", "/photos/k", "%58-amz-Algorithm=x"), 400, "InvalidArgument", "two_mechanisms"},
 		{"header and SigV2 query", read("GET", "/photos/k", "AWSAccessKeyId=x"), 400, "InvalidArgument", "two_mechanisms"},
 		{"an x-amz header in the query", read("GET", "/photos/k", "x-amz-acl=public-read"), 400, "InvalidArgument", "two_mechanisms"},
-		{"presigned URL", without(read("GET", "/photos/k", "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00"), noAuth), 501, "NotImplemented", "presigned"},
-		{"presigned SigV2 URL", without(read("GET", "/photos/k", "AWSAccessKeyId=x&Expires=1&Signature=x"), noAuth), 501, "NotImplemented", "presigned"},
+		{"presigned SigV2 URL", without(read("GET", "/photos/k", "AWSAccessKeyId=x&Expires=1&Signature=x"), noAuth), 400, "InvalidRequest", "sigv2"},
 		{"POST form", with(without(write("POST", "/photos", ""), noAuth), h("content-type", "multipart/form-data; boundary=x")), 501, "NotImplemented", "form"},
 
 		// Is the signature for this?
@@ -174,7 +173,7 @@ func TestRefusals(t *testing.T) {
 		{"bucket that does not exist", read("GET", "/nowhere/k", ""), 403, "AccessDenied", "foreign_bucket"},
 		{"bucket in upper case", read("GET", "/Photos/k", ""), 403, "AccessDenied", "foreign_bucket"},
 		{"bucket behind an escaped slash", read("GET", "/photos%2Fk", ""), 403, "SignatureDoesNotMatch", "bad_signature"},
-		{"virtual-host address", call{method: "GET", path: "/k", host: "photos." + front}.sign(t, s.read), 403, "AccessDenied", "foreign_bucket"},
+		{"virtual-host address of a domain that is not ours", call{method: "GET", path: "/k", host: "photos.other.example"}.sign(t, s.read), 403, "AccessDenied", "foreign_bucket"},
 		{"key that climbs out", read("GET", "/photos/../secret/k", ""), 400, "InvalidURI", "invalid_uri"},
 		{"key that climbs out, escaped", read("GET", "/photos/%2E%2E/secret/k", ""), 400, "InvalidURI", "invalid_uri"},
 		{"key that climbs out through an escaped slash", read("GET", "/photos/..%2Fsecret/k", ""), 400, "InvalidURI", "invalid_uri"},
@@ -215,14 +214,10 @@ func TestRefusals(t *testing.T) {
 		{"READ key creates a bucket", read("PUT", "/photos", ""), 403, "AccessDenied", "forbidden"},
 
 		// What is it?
-		{"ListBuckets", admin("GET", "/", "", nil), 501, "NotImplemented", "list_buckets"},
 		{"POST to the service", admin("POST", "/", "", nil), 405, "MethodNotAllowed", "method"},
 		{"PATCH", admin("PATCH", "/papers/k", "", nil), 405, "MethodNotAllowed", "method"},
 		{"OPTIONS", admin("OPTIONS", "/papers/k", "", nil), 405, "MethodNotAllowed", "method"},
 		{"lower-case method", admin("get", "/papers/k", "", nil), 405, "MethodNotAllowed", "method"},
-		{"CopyObject", admin("PUT", "/papers/k", "", header("X-Amz-Copy-Source", "/secret/k")), 501, "NotImplemented", "copy"},
-		{"UploadPartCopy", admin("PUT", "/papers/k", "partNumber=1&uploadId=u", header("X-Amz-Copy-Source", "/secret/k")), 501, "NotImplemented", "copy"},
-		{"a condition of a copy", admin("PUT", "/papers/k", "", header("X-Amz-Copy-Source-If-Match", "x")), 501, "NotImplemented", "copy"},
 		{"x-amz header that is not known", admin("PUT", "/papers/k", "", header("X-Amz-Rename-Source", "/secret/k")), 501, "NotImplemented", "unknown_header"},
 		{"parameter that is not known", admin("GET", "/papers/k", "response-x-new=1", nil), 501, "NotImplemented", "unknown_parameter"},
 		{"parameter in the wrong case", admin("GET", "/papers/k", "versionid=1", nil), 501, "NotImplemented", "unknown_parameter"},

@@ -19,13 +19,25 @@ import (
 // authenticating REST requests", Amazon S3 User Guide).
 const maxSkew = 15 * time.Minute
 
+// Options of a Protocol; the zero value takes path-style requests alone.
+type Options struct {
+	// Domains are host names, without port, whose subdomains are buckets: with
+	// "s3.example", a request to photos.s3.example is for the bucket photos.
+	Domains []string
+}
+
 // Protocol is the S3 protocol; see the package comment.
-type Protocol struct{ live *grant.Live }
+type Protocol struct {
+	live    *grant.Live
+	domains domains
+}
 
 var _ extproc.Protocol = (*Protocol)(nil)
 
 // New answers with the keys and connectors of live.
-func New(live *grant.Live) *Protocol { return &Protocol{live} }
+func New(live *grant.Live, opts Options) *Protocol {
+	return &Protocol{live, newDomains(opts.Domains)}
+}
 
 // Name is "s3".
 func (*Protocol) Name() string { return "s3" }
@@ -59,25 +71,33 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 	if f != nil {
 		return nil, f.answer(r)
 	}
-	if d := now.Sub(sent); d > maxSkew || d < -maxSkew {
-		return nil, skewed(r, sent.Format(isoBasic), now.UTC().Format(time.RFC3339))
+	if e := inTime(now, sent, &a, r); e != nil {
+		return nil, e
 	}
-	if f := s.verify(&a, key, r); f != nil {
+	bucket, virtual := p.domains.bucket(r.Authority)
+	if f := s.parse(r, bucket, virtual); f != nil {
+		return nil, f.answer(r)
+	}
+	if f := s.verify(&a, key, r, now.Sub(sent) < keepWithin); f != nil {
 		return nil, f.answer(r)
 	}
 	c, f := s.authorise(key, r)
-	if f != nil {
+	switch {
+	case f != nil:
 		return nil, f.answer(r)
+	case c == nil:
+		return nil, s.listBuckets(key.Repository, r)
 	}
 	d, f := s.sign(now, c, r)
 	if f != nil {
 		return nil, f.answer(r)
 	}
+	d.Key = key.Record
 	return d, nil
 }
 
-// authenticate reads the one Authorization header, or says which other way of
-// authentication was tried.
+// authenticate reads the one Authorization header or the query of a presigned URL,
+// or says which other way of authentication was tried.
 func (s *scratch) authenticate(r *extproc.Request) (a authorization, f *failure) {
 	_, query, _ := cut(r.Path)
 	inQuery := query != "" && queryAuth(query)
@@ -85,7 +105,10 @@ func (s *scratch) authenticate(r *extproc.Request) (a authorization, f *failure)
 	case 0:
 		switch {
 		case inQuery:
-			return a, &failPresigned
+			if f := s.query.parse(query); f != nil {
+				return a, f
+			}
+			return s.parsePresigned()
 		case r.Method == "POST" && strings.HasPrefix(r.Header("content-type"), "multipart/form-data"):
 			return a, &failForm
 		}
@@ -94,7 +117,11 @@ func (s *scratch) authenticate(r *extproc.Request) (a authorization, f *failure)
 		if inQuery {
 			return a, &failTwoMechanisms
 		}
-		return parseAuthorization(s.found.authorization.value)
+		if a, f = parseAuthorization(s.found.authorization.value); f == nil {
+			f = s.query.parse(query)
+			a.date = s.found.date.value
+		}
+		return a, f
 	}
 	return a, &failTwoMechanisms
 }
@@ -107,9 +134,7 @@ func queryAuth(query string) bool {
 		if strings.IndexByte(name, '%') >= 0 {
 			name = unescaped(name)
 		}
-		switch {
-		case name == "AWSAccessKeyId", name == "Signature",
-			len(name) >= 6 && strings.EqualFold(name[:6], "x-amz-"):
+		if name == "AWSAccessKeyId" || name == "Signature" || isAmz(name) {
 			return true
 		}
 	}
@@ -136,9 +161,13 @@ type scratch struct {
 	forward []byte // the canonical request for the provider
 	toSign  []byte
 	path    []byte
+	joined  []byte // bucket of the host and path
+	text    []byte // decoded parameters and copy source
+	source  []byte // x-amz-copy-source in its canonical spelling
+	hoisted []extproc.Header
 	query   query
 	target  target
-	same    bool   // path and query arrived in their canonical spelling
+	same    bool   // path and query are what the provider gets
 	amz     []span // of the client's canonical headers
 	covered marks
 	found   found
@@ -154,45 +183,78 @@ var scratches = sync.Pool{New: func() any { return &scratch{hash: sha256.New()} 
 const maxKept = 16 << 10
 
 func (s *scratch) release() {
-	if cap(s.request)+cap(s.forward)+cap(s.path)+cap(s.query.text) > maxKept {
-		s.request, s.forward, s.path, s.query.text = nil, nil, nil, nil
+	if cap(s.request)+cap(s.forward)+cap(s.path)+cap(s.joined)+cap(s.text)+cap(s.source)+cap(s.query.text) > maxKept {
+		s.request, s.forward, s.path, s.joined, s.text, s.source, s.query.text = nil, nil, nil, nil, nil, nil, nil
 	}
 	clear(s.drop)
-	s.target, s.covered, s.found, s.amz, s.drop = target{}, marks{}, found{}, s.amz[:0], s.drop[:0]
+	clear(s.hoisted)
+	s.target, s.covered, s.found = target{}, marks{}, found{}
+	s.amz, s.drop, s.hoisted, s.text = s.amz[:0], s.drop[:0], s.hoisted[:0], s.text[:0]
 	scratches.Put(s)
 }
 
-// date reads x-amz-date and holds it against the credential scope. S3 takes a Date
-// header too; no signer of SigV4 at hand relies on that.
+// date reads x-amz-date, or X-Amz-Date of a presigned URL, and holds it against the
+// credential scope. S3 takes a Date header too; no signer of SigV4 at hand relies on
+// that.
 func (s *scratch) date(a *authorization) (time.Time, *failure) {
-	sent, ok := parseDate(s.found.date.value)
+	sent, ok := parseDate(a.date)
 	switch {
+	case a.presigned && s.found.date.lines != 0:
+		return time.Time{}, &failQueryHeader
+	case a.presigned && (!ok || a.date[:8] != a.day):
+		return time.Time{}, &failQueryDate
+	case a.presigned:
 	case !ok || s.found.date.lines != 1:
 		return time.Time{}, &failDate
-	case s.found.date.value[:8] != a.day:
+	case a.date[:8] != a.day:
 		return time.Time{}, &failScopeDate
 	}
 	return sent, nil
 }
 
-// verify checks the client's signature over the request as it arrived.
-func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request) *failure {
-	if f := s.payloadHash(); f != nil {
+// inTime refuses what was signed too far from now: maxSkew on either side, and for a
+// presigned URL from its date, less that skew, until it expires.
+func inTime(now, sent time.Time, a *authorization, r *extproc.Request) *extproc.Error {
+	age := now.Sub(sent)
+	switch {
+	case a.presigned && age < -maxSkew:
+		return failNotYetValid.answer(r)
+	case a.presigned && age > a.expires:
+		return outlived(r, a, sent.Add(a.expires).Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case !a.presigned && (age > maxSkew || age < -maxSkew):
+		return skewed(r, sent.Format(isoBasic), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// parse reads what the request is for; its query was parsed before.
+func (s *scratch) parse(r *extproc.Request, bucket string, virtual bool) *failure {
+	path, _, _ := cut(r.Path)
+	var ok bool
+	if virtual {
+		s.target, ok = parseKey(bucket, path, &s.path, &s.joined)
+	} else {
+		s.target, ok = parsePath(path, &s.path)
+	}
+	if !ok {
+		return &failURI
+	}
+	s.same = s.query.same && s.target.uri == path
+	return nil
+}
+
+// verify checks the client's signature over the request as it arrived. The signing
+// key of a scope that proves right may be kept if the caller says so.
+func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request, keep bool) *failure {
+	if f := s.payloadHash(a.presigned); f != nil {
 		return f
 	}
 	if s.found.twoHosts {
 		return &failRepeated
 	}
-	path, query, _ := cut(r.Path)
-	var ok bool
-	if s.target, ok = parsePath(path, &s.path); !ok {
-		return &failURI
-	}
-	if f := s.query.parse(query); f != nil {
-		return f
-	}
-	s.same = s.query.same && s.target.uri == path
-	s.request = s.appendTarget(s.request[:0], r.Method)
+	s.request = append(append(s.request[:0], r.Method...), '\n')
+	s.request = append(append(s.request, s.target.signed...), '\n')
+	s.request = append(s.query.appendSigned(s.request), '\n')
 	if !s.appendSigned(r, a.signed) {
 		return &failSignature
 	}
@@ -202,21 +264,30 @@ func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request) *
 	s.request = append(append(append(s.request, '\n'), a.signed...), '\n')
 	s.request = append(s.request, s.found.payload.value...)
 	scope := credential.Scope{Day: a.day, Region: a.region, Service: "s3"}
-	if s.signature(key.Secret, s.request, scope, s.found.date.value, a.scope) != nil {
+	if s.signature(key.Secret, s.request, scope, a.date, a.scope) != nil {
 		return &failSealed
 	}
-	// The client's digits are compared, not decoded: parseAuthorization took only lower-case ones.
+	// The client's digits are compared, not decoded: only lower-case ones were taken.
 	if subtle.ConstantTimeCompare(s.hex[:], bytesOf(a.signature)) != 1 {
 		return &failSignature
 	}
-	key.Secret.Keep(scope)
+	if keep {
+		key.Secret.Keep(scope)
+	}
+	if a.presigned {
+		s.same = false
+		return s.complete(r, a)
+	}
 	return nil
 }
 
 // payloadHash takes the forms whose body can pass as it is.
-func (s *scratch) payloadHash() *failure {
+func (s *scratch) payloadHash(presigned bool) *failure {
 	value := s.found.payload.value
 	switch {
+	case presigned && s.found.payload.lines == 0:
+		s.found.payload.value = "UNSIGNED-PAYLOAD"
+		return nil
 	case s.found.payload.lines == 0:
 		return &failNoHash
 	case s.found.payload.lines > 1:
@@ -239,13 +310,6 @@ func (s *scratch) unsigned(headers []extproc.Header) *failure {
 	return nil
 }
 
-// appendTarget writes the first three lines of a canonical request.
-func (s *scratch) appendTarget(b []byte, method string) []byte {
-	b = append(append(b, method...), '\n')
-	b = append(append(b, s.target.uri...), '\n')
-	return append(s.query.append(b), '\n')
-}
-
 // signature puts the signature of a canonical request into hex.
 func (s *scratch) signature(c *credential.Credential, request []byte, scope credential.Scope, date, scopeText string) error {
 	s.hash.Reset()
@@ -262,28 +326,44 @@ func (s *scratch) signature(c *credential.Credential, request []byte, scope cred
 	return nil
 }
 
-// authorise finds the connector and checks what the key may do with it.
+// authorise finds the connector and checks what the key may do with it. Without a
+// connector and without a failure, the request is for the bridge itself.
 func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connector, *failure) {
+	copies := s.found.copySource.lines > 0
 	switch {
-	case s.found.copying:
+	case s.found.copying && !copies:
 		return nil, &failCopy
+	case s.found.copySource.lines > 1:
+		return nil, &failRepeated
 	case s.found.unsupported:
 		return nil, &failHeader
 	}
-	o, f := match(r.Method, &s.target, &s.query)
-	if f != nil {
+	o, f := match(r.Method, &s.target, &s.query, copies)
+	switch {
+	case f != nil:
 		return nil, f
+	case s.found.copyRange && o.must&pUploadID == 0: // of parts alone
+		return nil, &failHeader
+	case o.service && (s.found.config || !o.allows(key.Access)):
+		return nil, &failForbidden
+	case o.service:
+		return key.Repository.Account, nil
 	}
-	c := key.Repository.Buckets[s.target.bucket]
+	c := key.Repository.Storage(s.target.bucket)
 	switch {
 	case c == nil:
 		return nil, &failBucket
 	case (s.found.config || o.config) && (key.Access != grant.AccessAdmin || !c.AllowBucketConfiguration):
 		return nil, &failForbidden
-	case !o.config && key.Access&o.by == 0:
+	case !o.config && !o.allows(key.Access):
 		return nil, &failForbidden
-	case o.refuse != nil:
-		return nil, o.refuse
+	case o.named != nil && c != key.Repository.Account:
+		return nil, o.named
+	case o.named != nil && key.Access != grant.AccessAdmin:
+		return nil, &failForbidden
+	}
+	if copies {
+		return c, s.authoriseCopy(key.Repository, c)
 	}
 	return c, nil
 }

@@ -78,6 +78,11 @@ func (c call) sign(t testing.TB, k protocoltest.Key) *extproc.Request {
 	if c.query != "" {
 		path += "?" + c.query
 	}
+	return c.envoy(path, r.Header)
+}
+
+// envoy is the request as Envoy hands it on.
+func (c call) envoy(path string, header http.Header) *extproc.Request {
 	lines := []extproc.Header{
 		{Name: ":method", Value: c.method}, {Name: ":path", Value: path},
 		{Name: ":authority", Value: c.host}, {Name: ":scheme", Value: "http"},
@@ -85,8 +90,8 @@ func (c call) sign(t testing.TB, k protocoltest.Key) *extproc.Request {
 	if c.length > 0 {
 		lines = append(lines, extproc.Header{Name: "content-length", Value: strconv.FormatInt(c.length, 10)})
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
-		for _, v := range r.Header[name] {
+	for _, name := range slices.Sorted(maps.Keys(header)) {
+		for _, v := range header[name] {
 			// HTTP codecs remove space around values (RFC 9110 §5.5).
 			lines = append(lines, extproc.Header{Name: name, Value: strings.Trim(v, " \t")})
 		}
@@ -94,6 +99,50 @@ func (c call) sign(t testing.TB, k protocoltest.Key) *extproc.Request {
 	lines = append(lines, extproc.Header{Name: "x-forwarded-proto", Value: "http"},
 		extproc.Header{Name: "x-request-id", Value: "5c0c59b7-1c0c-9f0b-8c0a-3b0a2c1d4e5f"})
 	return extproc.NewRequest(c.length == 0, lines...)
+}
+
+// presign makes a presigned URL as aws-sdk-go-v2 does, and the request of a client
+// that only has the URL and the headers that it was told to send.
+func (c call) presign(t testing.TB, k protocoltest.Key, expires time.Duration) *extproc.Request {
+	t.Helper()
+	return c.presignRaw(t, k, strconv.FormatInt(int64(expires/time.Second), 10))
+}
+
+func (c call) presignRaw(t testing.TB, k protocoltest.Key, expires string) *extproc.Request {
+	t.Helper()
+	hash := c.hash
+	if hash == "" {
+		hash = unsigned
+	}
+	if c.region == "" {
+		c.region = "us-east-1"
+	}
+	if c.at.IsZero() {
+		c.at = now
+	}
+	if c.host == "" {
+		c.host = front
+	}
+	header := c.header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if c.hash != "" {
+		header.Set("X-Amz-Content-Sha256", c.hash)
+	}
+	r := &http.Request{
+		Method: c.method, Host: c.host, Header: header, ContentLength: c.length,
+		URL: &url.URL{Scheme: "http", Host: c.host, Opaque: "//" + c.host + c.path, RawQuery: strings.Trim(c.query+"&X-Amz-Expires="+expires, "&")},
+	}
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	credentials := aws.Credentials{AccessKeyID: k.ID, SecretAccessKey: k.Secret}
+	signed, told, err := signer.PresignHTTP(context.Background(), credentials, r, hash, "s3", c.region, c.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told.Del("Host")
+	told.Del("Content-Length")
+	return c.envoy(strings.TrimPrefix(signed, "http://"+c.host), told)
 }
 
 // stage is a protocol with keys of each access to the bucket "photos", another
@@ -111,7 +160,7 @@ func newStage(t testing.TB) *stage {
 	w.Bucket(workspace, "papers", func(in *grant.ConnectorInput, _ *seal.Header) { in.AllowBucketConfiguration = true })
 	w.Bucket(workspace, "secret", nil)
 	w.Repository(workspace, "repository", false, "photos", "papers")
-	s := &stage{World: w, Protocol: s3.New(&w.Live)}
+	s := &stage{World: w, Protocol: s3.New(&w.Live, s3.Options{Domains: []string{"gateway.example"}})}
 	s.read = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessRead, nil)
 	s.write = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessWrite, nil)
 	s.admin = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessAdmin, nil)
@@ -121,7 +170,7 @@ func newStage(t testing.TB) *stage {
 
 func TestConformance(t *testing.T) {
 	protocoltest.Run(t, protocoltest.Suite{
-		New: func(live *grant.Live) extproc.Protocol { return s3.New(live) },
+		New: func(live *grant.Live) extproc.Protocol { return s3.New(live, s3.Options{}) },
 		Use: grant.UseStorageKey,
 		Request: func(at time.Time, k protocoltest.Key, target string, more ...extproc.Header) *extproc.Request {
 			r := call{method: "GET", path: "/" + target + "/key", at: at}.sign(t, k)
@@ -188,15 +237,41 @@ func provider(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket stri
 // what goes on is what the SDK's signer would have signed for the provider.
 func TestSDKSignatures(t *testing.T) {
 	s := newStage(t)
+	for name, sign := range map[string]func(*rand.Rand, call) *extproc.Request{
+		"header": func(_ *rand.Rand, c call) *extproc.Request { return c.sign(t, s.admin) },
+		"presigned": func(rnd *rand.Rand, c call) *extproc.Request {
+			c.at = now.Add(-time.Duration(rnd.IntN(86400)) * time.Second)
+			c.hash = pick(rnd, "", "", unsigned, emptyHash)
+			return c.presign(t, s.admin, time.Duration(86400+rnd.IntN(518401))*time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { s.property(t, sign) })
+	}
+}
+
+func (s *stage) property(t *testing.T, sign func(*rand.Rand, call) *extproc.Request) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	refused, passed := map[string]int{}, 0
 	for range 4000 {
 		c := randomCall(rnd)
-		r := c.sign(t, s.admin)
+		if rnd.IntN(3) == 0 { // virtual-host style: the same request, with its bucket in the host
+			c.host = "papers." + front
+			if c.path = strings.TrimPrefix(c.path, "/papers"); c.path == "" {
+				c.path = "/"
+			}
+		}
+		r := sign(rnd, c)
 		d, e := s.Decide(now, r)
 		if e == nil {
 			passed++
 			provider(t, r, d, "papers")
+			path, _, _ := strings.Cut(r.Path, "?")
+			if d.Path != "" {
+				path, _, _ = strings.Cut(d.Path, "?")
+			}
+			if want := "/papers" + strings.TrimSuffix(strings.TrimPrefix(c.path, "/papers"), "/"); strings.TrimSuffix(path, "/") != want {
+				t.Fatalf("%s %s goes to %s, want %s", c.host, c.path, path, want)
+			}
 			continue
 		}
 		refused[e.Reason]++

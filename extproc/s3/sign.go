@@ -8,7 +8,10 @@ import (
 	"keybridge/extproc/grant"
 )
 
-const sessionToken = "x-amz-security-token" //nolint:gosec // a header's name
+const (
+	sessionToken  = "x-amz-security-token" //nolint:gosec // a header's name
+	payloadHeader = "x-amz-content-sha256"
+)
 
 // sign prepares the verified request for the connector's provider: host and the
 // x-amz-* headers, with the provider's credential and our own time.
@@ -23,13 +26,17 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 	scopeText := d.Bytes(s.toSign, []byte("/s3/aws4_request"))
 
 	// The client's canonical x-amz-* lines are the provider's too, but for date and token.
-	b := s.appendTarget(s.forward[:0], r.Method)
+	b := append(append(s.forward[:0], r.Method...), '\n')
+	b = append(append(b, s.target.uri...), '\n')
+	b = append(s.query.appendForward(b), '\n')
 	b = append(append(append(b, "host:"...), c.Authority...), '\n')
 	for _, h := range s.amz {
 		switch name := s.request[h.from:h.name]; string(name) {
 		case sessionToken:
 		case "x-amz-date":
 			b = append(append(append(b, "x-amz-date:"...), date...), '\n')
+		case copySource:
+			b = append(append(append(b, copySource+":"...), s.source...), '\n')
 		default:
 			b = append(b, s.request[h.from:h.to]...)
 		}
@@ -53,19 +60,28 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 	d.SetBytes("authorization", []byte(algorithm+" Credential="), bytesOf(c.Credential.Binding().Key),
 		[]byte("/"), bytesOf(scopeText), []byte(",SignedHeaders="), signed, []byte(",Signature="), s.hex[:])
 	d.Set = append(d.Set, extproc.Header{Name: "x-amz-date", Value: date})
+	for i := range s.hoisted {
+		d.Set = append(d.Set, extproc.Header{
+			Name: d.Bytes(bytesOf(s.hoisted[i].Name)), Value: d.Bytes(bytesOf(s.hoisted[i].Value)),
+		})
+	}
+	if s.found.copySource.lines > 0 {
+		d.SetBytes(copySource, s.source)
+	}
 	d.Remove = append(d.Remove, s.drop...)
 	return d, nil
 }
 
 // rewrite replaces the path if the client spelt path or query in another way than
-// the canonical one.
+// the canonical one, put its bucket in the host, or authenticated in the query.
 func (s *scratch) rewrite(d *extproc.Decision) {
 	if s.same {
 		return
 	}
-	if len(s.query.params) == 0 {
+	s.toSign = s.query.appendForward(s.toSign[:0])
+	if len(s.toSign) == 0 {
 		d.Path = d.Bytes(bytesOf(s.target.uri))
 		return
 	}
-	d.Path = d.Bytes(bytesOf(s.target.uri), []byte("?"), s.query.append(nil))
+	d.Path = d.Bytes(bytesOf(s.target.uri), []byte("?"), s.toSign)
 }

@@ -56,48 +56,89 @@ func encode(b []byte, c byte, slash bool) []byte {
 	return append(b, '%', upperHex[c>>4], upperHex[c&15])
 }
 
+// run counts the unreserved bytes that s begins with: most of what is sent.
+func run(s string) int {
+	for i := 0; i < len(s); i++ {
+		if !unreserved[s[i]] {
+			return i
+		}
+	}
+	return len(s)
+}
+
 // target is what a path means: decoded and canonical.
 type target struct {
 	bucket string // empty: the service itself
 	key    string // empty: the bucket itself
-	uri    string // canonical, begins with '/'
+	uri    string // canonical, begins with '/'; path style, as the provider gets it
+	signed string // canonical, as the client signed it: without the bucket if its host names that
 }
 
-// parsePath decodes raw once and encodes it once, with buf's memory if it must. No
-// segment is removed or merged.
+// parsePath reads a raw path whose first segment is the bucket.
 func parsePath(raw string, buf *[]byte) (t target, ok bool) {
-	if raw == "" || raw[0] != '/' {
+	decoded, uri, ok := decodePath(raw, buf)
+	if !ok {
 		return t, false
 	}
-	decoded := raw
-	t.uri = raw
-	if !plain(raw) {
-		b := (*buf)[:0]
-		for s := raw; s != ""; {
-			c, n, ok := next(s)
-			if !ok {
-				return t, false
-			}
-			b = append(b, c)
-			s = s[n:]
-		}
-		split := len(b)
-		for _, c := range b[:split] {
-			b = encode(b, c, false)
-		}
-		*buf = b
-		decoded = view(b[:split])
-		// The raw path is kept where it is its own canonical form: a string that lives
-		// as long as the request.
-		if uri := view(b[split:]); uri != raw {
-			t.uri = uri
-		}
-	}
+	t.uri, t.signed = uri, uri
 	t.bucket, t.key, _ = strings.Cut(decoded[1:], "/")
 	if t.bucket == "" {
 		return t, decoded == "/"
 	}
 	return t, t.bucket != "." && t.bucket != ".." && staysInside(t.key)
+}
+
+// parseKey reads a raw path that is a key, because the host names the bucket. What
+// the client signed has no bucket in it, what the provider gets does; joined holds that.
+func parseKey(bucket, raw string, buf, joined *[]byte) (t target, ok bool) {
+	decoded, uri, ok := decodePath(raw, buf)
+	if !ok || !bucketInHost(bucket) {
+		return t, false
+	}
+	t.bucket, t.key, t.signed = bucket, decoded[1:], uri
+	b := append(append((*joined)[:0], '/'), bucket...)
+	if t.key != "" {
+		b = append(b, uri...)
+	}
+	*joined = b
+	t.uri = view(b)
+	return t, staysInside(t.key)
+}
+
+// bucketInHost takes names that stand for themselves in a path, and are one segment of it.
+func bucketInHost(s string) bool {
+	return s != "" && s != "." && s != ".." && plain(s) && strings.IndexByte(s, '/') < 0
+}
+
+// decodePath decodes raw once and encodes it once, with buf's memory if it must. No
+// segment is removed or merged.
+func decodePath(raw string, buf *[]byte) (decoded, uri string, ok bool) {
+	if raw == "" || raw[0] != '/' {
+		return "", "", false
+	}
+	if plain(raw) {
+		return raw, raw, true
+	}
+	b := (*buf)[:0]
+	for s := raw; s != ""; {
+		c, n, ok := next(s)
+		if !ok {
+			return "", "", false
+		}
+		b = append(b, c)
+		s = s[n:]
+	}
+	split := len(b)
+	for _, c := range b[:split] {
+		b = encode(b, c, false)
+	}
+	*buf = b
+	// The raw path is kept where it is its own canonical form: a string that lives
+	// as long as the request.
+	if uri = view(b[split:]); uri == raw {
+		uri = raw
+	}
+	return view(b[:split]), uri, true
 }
 
 // plain says that a path is its own canonical form and decodes to itself.
@@ -134,7 +175,11 @@ func staysInside(key string) bool {
 }
 
 // param is one query parameter: encoded name and value as parts of query.text.
-type param struct{ from, mid, to int }
+type param struct {
+	from, mid, to int
+	auth          bool // of a presigned URL: not for the provider
+	signature     bool // the client's signature, which it does not cover
+}
 
 // maxParams bounds a query. The longest list of an operation has nine.
 const maxParams = 32
@@ -166,6 +211,11 @@ func (q *query) parse(raw string) *failure {
 		}
 		p := param{from: len(q.text), mid: -1}
 		for s := part; s != ""; {
+			if n := run(s); n > 0 {
+				q.text = append(q.text, s[:n]...)
+				s = s[n:]
+				continue
+			}
 			if s[0] == '=' && p.mid < 0 {
 				p.mid = len(q.text)
 				s = s[1:]
@@ -208,13 +258,42 @@ func (q *query) less(a, b param) bool {
 	return bytes.Compare(q.text[a.mid:a.to], q.text[b.mid:b.to]) < 0
 }
 
-// append writes the canonical query.
-func (q *query) append(b []byte) []byte {
+// appendSigned writes the canonical query that the client signed.
+func (q *query) appendSigned(b []byte) []byte {
+	return q.append(b, func(p *param) bool { return !p.signature })
+}
+
+// appendForward writes the canonical query that the provider gets.
+func (q *query) appendForward(b []byte) []byte {
+	return q.append(b, func(p *param) bool { return !p.auth })
+}
+
+func (q *query) append(b []byte, with func(*param) bool) []byte {
+	first := true
 	for i := range q.params {
-		if i > 0 {
+		if !with(&q.params[i]) {
+			continue
+		}
+		if !first {
 			b = append(b, '&')
 		}
+		first = false
 		b = append(append(append(b, q.name(i)...), '='), q.value(i)...)
+	}
+	return b
+}
+
+// appendDecoded writes what an encoded name or value means.
+func appendDecoded(b, encoded []byte) []byte {
+	for s := view(encoded); s != ""; {
+		if n := run(s); n > 0 {
+			b = append(b, s[:n]...)
+			s = s[n:]
+			continue
+		}
+		c, n, _ := next(s) // every escape in it was written by encode
+		b = append(b, c)
+		s = s[n:]
 	}
 	return b
 }

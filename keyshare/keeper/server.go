@@ -51,6 +51,8 @@ type Server struct {
 	unlock func()
 	arena  *lockedmem.Arena
 
+	counters counters
+
 	mu    sync.RWMutex // held for reading while the share is read
 	share lockedmem.Secret
 	set   string
@@ -274,6 +276,7 @@ func (s *Server) release(bridge identity.Peer, t *release.Transcript, signature 
 	if err != nil {
 		return nil, err
 	}
+	s.counters.releases.Add(1)
 	s.cfg.Logger.Info("share released", "bridge", bridge.Name, "reason", t.Reason,
 		"set", t.Set, "epoch", t.Epoch, "audit_seq", line.Seq, "audit_head", head)
 	return sealed, nil
@@ -282,6 +285,7 @@ func (s *Server) release(bridge identity.Peer, t *release.Transcript, signature 
 // refuse logs a refusal and makes it a status. Texts hold identities and reasons,
 // never any part of a share.
 func (s *Server) refuse(bridge identity.Peer, code codes.Code, err error) error {
+	s.counters.refuse(code)
 	s.cfg.Logger.Warn("share refused", "bridge", bridge.Name, "code", code.String(), "error", err)
 	return status.Error(code, err.Error())
 }

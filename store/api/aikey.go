@@ -16,6 +16,7 @@ type aiKeyItem struct {
 	CreatedAt time.Time  `json:"createdAt"`
 	DeletedAt *time.Time `json:"deletedAt"` // always null: deleted keys are not listed
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
+	Disabled  bool       `json:"disabled"`
 	Version   uint64     `json:"version"`
 }
 
@@ -39,7 +40,7 @@ func (s *server) createAIKey(q *call) (any, error) {
 	if f.creation, err = q.creation(b); err != nil {
 		return nil, err
 	}
-	return s.issueKey(q, f)
+	return s.createKey(q, f)
 }
 
 func (s *server) listAIKeys(q *call) (any, error) {
@@ -56,7 +57,7 @@ func (s *server) updateAIKey(q *call) (any, error) {
 		return nil, err
 	}
 	defer b.wipe()
-	f := &keyForm{name: b.text("name")}
+	f := &keyForm{name: b.text("name"), expires: b.time("expiresAt"), disabled: b.boolean("disabled")}
 	if *b.err != nil {
 		return nil, *b.err
 	}
@@ -69,7 +70,7 @@ func showAIKeys(keys []*store.Key) []aiKeyItem {
 	items := []aiKeyItem{}
 	for _, k := range newestFirst(keys, true) {
 		items = append(items, aiKeyItem{ID: k.M.ID, Name: k.Name, RepoID: k.Repository, Key: k.Key, AIType: string(k.Type),
-			CreatedAt: k.M.CreatedAt, ExpiresAt: k.ExpiresAt, Version: k.M.Version})
+			CreatedAt: k.M.CreatedAt, ExpiresAt: k.ExpiresAt, Disabled: k.Disabled, Version: k.M.Version})
 	}
 	return items
 }

@@ -48,6 +48,27 @@ func NewToken(name string, roles map[string]store.Access) (token string, rec *st
 	return string(secret), &store.Token{M: store.Meta{ID: uuid.NewString()}, Name: name, Hash: hash[:], Roles: roles}, nil
 }
 
+// admit is authenticate for those who are not too fast. An address that has sent
+// too many wrong tokens is not heard until it has waited, so that it cannot go on
+// trying.
+func (s *server) admit(q *call) (*store.Token, error) {
+	now, client := s.Clock(), clientAddress(q.Request)
+	if wait := s.failures.wait(client, now); wait > 0 {
+		return nil, q.tooMany(wait, "too many wrong tokens came from this address")
+	}
+	token, err := s.authenticate(q.Request)
+	if err != nil {
+		if errors.Is(err, errUnauthorized) && q.Header.Get("Authorization") != "" { // without a token it guesses nothing
+			s.failures.take(client, now)
+		}
+		return nil, err
+	}
+	if wait := s.requests.take(token.M.ID, now); wait > 0 {
+		return nil, q.tooMany(wait, "this token makes too many requests")
+	}
+	return token, nil
+}
+
 // authenticate finds the token of a request. All reasons for refusing look the same.
 func (s *server) authenticate(r *http.Request) (*store.Token, error) {
 	header := r.Header.Values("Authorization")

@@ -8,7 +8,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"keybridge/keyshare/seal"
@@ -149,6 +153,52 @@ func (b *body) boolean(name string) *bool {
 	}
 	b.record(name, v)
 	return &out
+}
+
+// integer returns a number between two bounds, or what stands for an absent one.
+func (b *body) integer(name string, absent, low, high int) int {
+	v := b.value(name)
+	if v == nil {
+		return absent
+	}
+	var n int
+	if json.Unmarshal(v, &n) != nil || n < low || n > high {
+		b.fail(name, "must be a whole number from %d to %d", low, high)
+		return absent
+	}
+	b.record(name, strconv.AppendInt(nil, int64(n), 10))
+	return n
+}
+
+// strings returns a list; present tells an empty one from an absent one.
+func (b *body) strings(name string) (list []string, present bool) {
+	v := b.value(name)
+	if v == nil {
+		return nil, false
+	}
+	if json.Unmarshal(v, &list) != nil || len(list) > maxItems {
+		b.fail(name, "must be a list of up to %d strings", maxItems)
+		return nil, false
+	}
+	b.record(name, []byte(strings.Join(list, "\n")))
+	return list, true
+}
+
+// texts returns an object of strings; nil where it is absent.
+func (b *body) texts(name string) map[string]string {
+	v := b.value(name)
+	if v == nil {
+		return nil
+	}
+	var texts map[string]string
+	if json.Unmarshal(v, &texts) != nil || len(texts) > maxItems {
+		b.fail(name, "must be an object of up to %d strings", maxItems)
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(texts)) {
+		b.record(name, []byte(key+"\n"+texts[key]))
+	}
+	return texts
 }
 
 // time returns nil where the field is absent.

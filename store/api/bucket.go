@@ -21,7 +21,11 @@ type bucketItem struct {
 	CreatedAt                time.Time  `json:"createdAt"`
 	WorkspaceID              string     `json:"workspaceId"`
 	Repos                    []repoName `json:"repos,omitempty"`
-	Version                  uint64     `json:"version"`
+	// APIKeyID is the shared credential that it uses, if any.
+	APIKeyID string `json:"apiKeyId,omitempty"`
+	// Status is ONLINE if a bridge last found it so, OFFLINE if all found otherwise.
+	Status  string `json:"status,omitempty"`
+	Version uint64 `json:"version"`
 	// SecretVersion lets a caller who seals name the next version.
 	SecretVersion uint64 `json:"secretVersion"`
 }
@@ -29,6 +33,7 @@ type bucketItem struct {
 type bucketAnswer struct {
 	Success  bool   `json:"success"`
 	BucketID string `json:"bucketId"`
+	tried
 }
 
 // readBucketForm reads the body of POST and PUT /bucket.
@@ -58,10 +63,10 @@ func (s *server) createBucket(q *call) (any, error) {
 		return nil, err
 	}
 	id, err := s.createConnector(q, f, store.Connector{
-		Name: f.name, Type: typ, Bucket: f.bucket, Endpoint: f.endpoint, Region: f.region, CACertificate: f.ca,
+		Name: f.name, Type: typ, Bucket: f.bucket, CACertificate: f.ca,
 		AllowBucketConfiguration: f.allowBucketConfiguration != nil && *f.allowBucketConfiguration,
 	})
-	return bucketAnswer{true, id}, err
+	return bucketAnswer{Success: true, BucketID: id}, err
 }
 
 func (s *server) updateBucket(q *call) (any, error) {
@@ -72,16 +77,16 @@ func (s *server) updateBucket(q *call) (any, error) {
 	defer b.wipe()
 	f := readBucketForm(q, b)
 	defer f.wipe()
-	if *b.err != nil {
-		return nil, *b.err
+	if err := f.check(b); err != nil {
+		return nil, err
 	}
-	id, err := s.updateConnector(q, f, true)
-	return bucketAnswer{true, id}, err
+	id, result, err := s.updateConnector(q, f, true)
+	return bucketAnswer{true, id, showTried(result)}, err
 }
 
 func (s *server) deleteBucket(q *call) (any, error) {
 	id, err := s.deleteConnector(q, true)
-	return bucketAnswer{true, id}, err
+	return bucketAnswer{Success: true, BucketID: id}, err
 }
 
 func (s *server) listBuckets(q *call) (any, error) {
@@ -125,6 +130,7 @@ type connectorView struct {
 	list        []*store.Connector
 	credentials map[string]*store.Credential
 	users       map[string][]repoName
+	fleet       Fleet
 }
 
 // connectors reads what a list request may see, of storage or of AI connectors.
@@ -147,31 +153,49 @@ func (s *server) connectors(q *call, storage bool) (*connectorView, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newView(list, credentials, repos), nil
+	return s.newView(list, credentials, repos), nil
 }
 
-func newView(list []*store.Connector, credentials []*store.Credential, repos []*store.Repository) *connectorView {
-	v := &connectorView{list: list, credentials: map[string]*store.Credential{}, users: usersOf(repos)}
+func (s *server) newView(list []*store.Connector, credentials []*store.Credential, repos []*store.Repository) *connectorView {
+	v := &connectorView{list: list, credentials: map[string]*store.Credential{}, users: usersOf(repos), fleet: s.Fleet}
 	for _, c := range credentials {
 		v.credentials[c.M.ID] = c
 	}
 	return v
 }
 
-// secretVersion is 0 when the credential is gone.
-func (v *connectorView) secretVersion(c *store.Connector) (key string, version uint64) {
+// credential returns what is shown of a connector's credential: its key, its id if
+// it is shared, and the version of the connector's own secret, 0 if it never had one.
+func (v *connectorView) credential(c *store.Connector) (key, shared string, version uint64) {
 	cred := v.credentials[c.CredentialID]
-	if cred == nil || cred.Sealed == nil {
-		return "", 0
+	switch {
+	case cred == nil || cred.Sealed == nil:
+		return "", "", 0
+	case cred.Shared != nil:
+		return cred.Key, cred.M.ID, c.RetiredSecret
 	}
-	return cred.Key, cred.Sealed.Header.Version
+	return cred.Key, "", cred.Sealed.Header.Version
+}
+
+// status sums up what the bridges say of a connector; empty if none says anything.
+func (v *connectorView) status(c *store.Connector) string {
+	if v.fleet == nil {
+		return ""
+	}
+	status := ""
+	for _, n := range v.fleet.ConnectorStatus(c.M.ID) {
+		if status = n.Status; status == StatusOnline {
+			break
+		}
+	}
+	return status
 }
 
 func (v *connectorView) bucket(c *store.Connector) bucketItem {
-	key, version := v.secretVersion(c)
+	key, shared, version := v.credential(c)
 	return bucketItem{
 		ID: c.M.ID, Name: c.Name, Bucket: c.Bucket, StorageType: string(c.Type), Key: key, Endpoint: c.Endpoint, Region: c.Region,
 		CACertificate: c.CACertificate, AllowBucketConfiguration: c.AllowBucketConfiguration, CreatedAt: c.M.CreatedAt,
-		WorkspaceID: c.M.Workspace, Repos: v.users[c.M.ID], Version: c.M.Version, SecretVersion: version,
+		WorkspaceID: c.M.Workspace, Repos: v.users[c.M.ID], APIKeyID: shared, Status: v.status(c), Version: c.M.Version, SecretVersion: version,
 	}
 }

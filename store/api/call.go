@@ -19,6 +19,7 @@ type call struct {
 	w       http.ResponseWriter
 	token   *store.Token
 	version uint64 // of the one record that the answer is about; sent as ETag
+	did     string // what the audit log calls the change, if not by its first record
 }
 
 // absentText is how clients of this kind of platform send "no value".

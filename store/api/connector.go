@@ -14,15 +14,18 @@ import (
 )
 
 // A connector (bucket or AI LLM) and the credential that was made with it are two
-// records with one id. What the credential may be used for is the binding inside
-// its sealed part, which this file derives from the connector: package client
-// derives the same, since the caller who seals has to.
+// records with one id; a connector that names a shared credential (apikeys.go) has
+// none of its own. What a credential may be used for is the binding inside its
+// sealed part, which this file derives from the connector: package client derives
+// the same, since the caller who seals has to.
 
 // Endpoints of connectors that name none.
 const (
 	defaultRegion     = "us-east-1"
 	defaultS3Endpoint = "https://s3.%s.amazonaws.com" // AWS: "Amazon S3 endpoints", regional
 	defaultOpenAI     = "https://api.openai.com/v1"
+	defaultAnthropic  = "https://api.anthropic.com/v1"
+	wholeAccount      = "*" // as a bucket: any bucket of the credential
 	defaultAIPath     = "/v1"
 	maxCA             = 128 << 10
 )
@@ -34,10 +37,15 @@ type connectorForm struct {
 	name, typ                string
 	bucket, region, endpoint string
 	ca, key                  string
+	shared                   string // id of a shared credential
+	models                   []string
+	setModels                bool
 	allowBucketConfiguration *bool
 	secret                   secretText
 	sealed                   *seal.Sealed
 	creation                 *store.Creation
+	// probe is what a decision leaves to be tried before it is acted on; nil for nothing.
+	probe *Probe
 }
 
 func (f *connectorForm) wipe() { f.secret.wipe() }
@@ -63,16 +71,22 @@ func readForm(q *call, b *body) *connectorForm {
 			b.fail("id", "is required with sealedSecret: it is part of what is sealed")
 		}
 	}
-	if b.text("apiKeyUuid") != "" {
-		b.fail("apiKeyUuid", "shared credentials are not supported yet")
-	}
+	f.shared = b.id("apiKeyUuid")
 	return f
+}
+
+// check ends the reading of a form.
+func (f *connectorForm) check(b *body) error {
+	if f.shared != "" && f.hasSecret() {
+		b.fail("apiKeyUuid", "comes with a secret; the shared credential has its own")
+	}
+	return *b.err
 }
 
 // finish ends the reading of a create's form.
 func (f *connectorForm) finish(q *call, b *body) error {
-	if *b.err != nil {
-		return *b.err
+	if err := f.check(b); err != nil {
+		return err
 	}
 	if f.workspace == "" {
 		return badField("workspaceId", "is required")
@@ -103,9 +117,11 @@ func bind(c *store.Connector, key string) (seal.Endpoint, seal.Binding, error) {
 	switch {
 	case c.Endpoint != "":
 	case c.Type == store.TypeS3:
-		c.Endpoint = fmt.Sprintf(defaultS3Endpoint, c.Region)
+		c.Endpoint = defaultS3(c.Region)
 	case c.Type == store.TypeOpenAI:
 		c.Endpoint = defaultOpenAI
+	case c.Type == store.TypeAnthropic:
+		c.Endpoint = defaultAnthropic
 	default:
 		return none(badField("endpoint", "is required for aiType %s", c.Type))
 	}
@@ -123,7 +139,7 @@ func bind(c *store.Connector, key string) (seal.Endpoint, seal.Binding, error) {
 		if e.Path == "" {
 			e.Path = defaultAIPath
 		}
-		b.Use, b.Scope = seal.UseOpenAI, e.Path
+		b.Use, b.Scope = aiUse(c.Type), e.Path
 	}
 	if err := checkCA(c.CACertificate, e.Scheme); err != nil {
 		return none(err)
@@ -132,8 +148,19 @@ func bind(c *store.Connector, key string) (seal.Endpoint, seal.Binding, error) {
 	return e, b, nil
 }
 
+// defaultS3 is AWS in a region.
+func defaultS3(region string) string { return fmt.Sprintf(defaultS3Endpoint, region) }
+
+// aiUse is what the secret of an AI connector is for.
+func aiUse(t store.ConnectorType) string {
+	if t == store.TypeAnthropic {
+		return seal.UseAnthropic
+	}
+	return seal.UseOpenAI
+}
+
 // sealSecret makes a form's secret into the sealed record of a header.
-func (s *server) sealSecret(f *connectorForm, h seal.Header, e seal.Endpoint) (*seal.Sealed, error) {
+func (s *server) sealSecret(secret secretText, sealed *seal.Sealed, h seal.Header, e seal.Endpoint) (*seal.Sealed, error) {
 	if err := s.Policy.Check(e); err != nil {
 		return nil, badField("endpoint", "%v", err)
 	}
@@ -144,16 +171,16 @@ func (s *server) sealSecret(f *connectorForm, h seal.Header, e seal.Endpoint) (*
 	if err != nil {
 		return nil, err
 	}
-	if f.sealed == nil {
-		return seal.Seal(pub, h, f.secret)
+	if sealed == nil {
+		return seal.Seal(pub, h, secret)
 	}
-	if field := headerDifference(f.sealed.Header, h); field != "" {
+	if field := headerDifference(sealed.Header, h); field != "" {
 		return nil, &failure{http.StatusBadRequest, "SEALED_MISMATCH", "sealedSecret: " + field + " is not what this request asks for"}
 	}
-	if f.sealed.Key.KeyID != pub.ID() {
+	if sealed.Key.KeyID != pub.ID() {
 		return nil, conflict("SEALING_KEY_CHANGED", "sealedSecret: it is sealed to another key than GET /sealing-key names now")
 	}
-	return f.sealed, nil
+	return sealed, nil
 }
 
 // headerDifference names the first field in which two headers differ.
@@ -189,11 +216,13 @@ func headerDifference(got, want seal.Header) string {
 	return ""
 }
 
-// createConnector stores a new connector with its credential, and returns its id.
+// createConnector stores a new connector, with its credential unless that is a
+// shared one, and returns its id.
 func (s *server) createConnector(q *call, f *connectorForm, draft store.Connector) (string, error) {
 	var id string
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	decide := func() ([]store.Write, error) {
 		ctx := q.Context()
+		f.probe = nil
 		if err := q.require(f.workspace, store.AccessWrite); err != nil {
 			return nil, err
 		}
@@ -208,30 +237,103 @@ func (s *server) createConnector(q *call, f *connectorForm, draft store.Connecto
 			return nil, err
 		}
 		c := draft
+		c.Region, c.Endpoint = f.region, f.endpoint // a probe may have learned more
 		c.M = newMeta(q, f.id, f.workspace, f.creation)
-		c.CredentialID = c.M.ID
-		if err := checkConnectorName(&c); err != nil {
+		if err := checkConnector(&c); err != nil {
 			return nil, err
-		}
-		endpoint, binding, err := bind(&c, f.key)
-		if err != nil {
-			return nil, err
-		}
-		if !f.hasSecret() {
-			return nil, badField("secret", "is required")
 		}
 		if err := s.checkIDFree(ctx, c.M.ID); err != nil {
 			return nil, err
 		}
-		cred := &store.Credential{M: newMeta(q, c.M.ID, f.workspace, nil), Key: f.key}
-		header := seal.Header{Format: seal.Format, Workspace: f.workspace, Type: seal.TypeCredential, Record: cred.M.ID, Version: 1, Binding: binding}
-		if cred.Sealed, err = s.sealSecret(f, header, endpoint); err != nil {
+		id, q.version = c.M.ID, 1
+		if f.shared != "" {
+			if err := s.adopt(ctx, f, &c); err != nil {
+				return nil, err
+			}
+			return []store.Write{store.Put(&c)}, nil
+		}
+		cred := &store.Credential{M: newMeta(q, c.M.ID, f.workspace, nil)}
+		if err := s.own(f, &c, cred, f.key, 1); err != nil {
 			return nil, err
 		}
-		id, q.version = c.M.ID, 1
 		return []store.Write{store.Put(&c), store.Put(cred)}, nil
-	})
+	}
+	if _, err := s.tryOut(q, f, decide); err != nil {
+		return "", err
+	}
+	err := s.commit(q, decide)
 	return id, err
+}
+
+// own seals a form's secret as the credential that is the connector's own.
+func (s *server) own(f *connectorForm, c *store.Connector, cred *store.Credential, key string, version uint64) error {
+	endpoint, binding, err := bind(c, key)
+	if err != nil {
+		return err
+	}
+	if !f.hasSecret() {
+		return badField("secret", "is required, or apiKeyUuid")
+	}
+	header := seal.Header{Format: seal.Format, Workspace: c.M.Workspace, Type: seal.TypeCredential, Record: c.M.ID, Version: version, Binding: binding}
+	if cred.Sealed, err = s.sealSecret(f.secret, f.sealed, header, endpoint); err != nil {
+		return err
+	}
+	cred.Key, c.CredentialID = key, c.M.ID
+	f.probe = probeOf(c)
+	f.probe.Sealed = cred.Sealed
+	return nil
+}
+
+// adopt gives a connector the shared credential that the form names, or that it
+// has already: what the connector leaves open comes from there.
+func (s *server) adopt(ctx context.Context, f *connectorForm, c *store.Connector) error {
+	id := f.shared
+	if id == "" {
+		id = c.CredentialID
+	}
+	cred, err := s.sharedCredential(ctx, id, c.M.Workspace)
+	if err != nil {
+		return err
+	}
+	sealed := cred.Sealed.Header.Binding
+	if use := useOf(c.Type); use != sealed.Use {
+		return badField("apiKeyUuid", "the credential of provider %s is of no use for a connector of type %s", cred.Shared.Provider, c.Type)
+	}
+	if f.key != "" && f.key != cred.Key {
+		return badField("key", "differs from that of the shared credential")
+	}
+	for _, field := range []struct {
+		to   *string
+		from string
+	}{{&c.Endpoint, cred.Shared.Endpoint}, {&c.CACertificate, cred.Shared.CACertificate}, {&c.Region, cred.Shared.Region}} {
+		if *field.to == "" {
+			*field.to = field.from
+		}
+	}
+	endpoint, binding, err := bind(c, cred.Key)
+	if err != nil {
+		return err
+	}
+	if sealed.Scope == wholeAccount {
+		binding.Scope = wholeAccount
+	}
+	if binding != sealed {
+		return badField("endpoint", "the shared credential is sealed for %s and its CA; it works nowhere else", cred.Shared.Endpoint)
+	}
+	if err := s.Policy.Check(endpoint); err != nil {
+		return badField("endpoint", "%v", err)
+	}
+	c.CredentialID = cred.M.ID
+	f.probe = probeOf(c)
+	f.probe.Credential = cred.M.ID
+	return nil
+}
+
+func useOf(t store.ConnectorType) string {
+	if t == store.TypeS3 {
+		return seal.UseS3
+	}
+	return aiUse(t)
 }
 
 // checkIDFree refuses an id that a connector or credential ever had, in any workspace.
@@ -249,50 +351,116 @@ func (s *server) checkIDFree(ctx context.Context, id string) error {
 }
 
 // updateConnector applies a partial form to the connector that the path names.
-func (s *server) updateConnector(q *call, f *connectorForm, storage bool) (string, error) {
+// The result is nil if nothing was changed that a bridge could try.
+func (s *server) updateConnector(q *call, f *connectorForm, storage bool) (string, *ProbeResult, error) {
 	var id string
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
-		c, cred, err := s.addressedConnector(q, storage)
+	decide := func() ([]store.Write, error) {
+		c, writes, err := s.changedConnector(q, f, storage)
 		if err != nil {
 			return nil, err
-		}
-		if err := f.checkFixed(c); err != nil {
-			return nil, err
-		}
-		if cred.Sealed == nil {
-			return nil, fmt.Errorf("credential %s of a live connector is destroyed", cred.M.ID)
-		}
-		bucket := c.Bucket
-		key := f.merge(c, cred.Key)
-		if err := checkConnectorName(c); err != nil {
-			return nil, err
-		}
-		endpoint, binding, err := bind(c, key)
-		if err != nil {
-			return nil, err
-		}
-		if c.Bucket != bucket {
-			if err := s.checkBucketsOfUsers(q.Context(), c); err != nil {
-				return nil, err
-			}
 		}
 		id, q.version = c.M.ID, c.M.Version+1
-		old := cred.Sealed.Header
-		if !f.hasSecret() {
-			if binding != old.Binding {
-				return nil, badField("secret", "is required: endpoint, CA, bucket and key are sealed with it, so changing one takes the secret again")
-			}
-			return []store.Write{store.Put(c)}, nil
+		return writes, nil
+	}
+	result, err := s.tryOut(q, f, decide)
+	if err != nil {
+		return "", nil, err
+	}
+	return id, result, s.commit(q, decide)
+}
+
+// changedConnector is the connector that the path names as a form makes it, and the writes that does it.
+func (s *server) changedConnector(q *call, f *connectorForm, storage bool) (*store.Connector, []store.Write, error) {
+	f.probe = nil
+	c, cred, err := s.addressedConnector(q, storage)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := q.match(&c.M); err != nil {
+		return nil, nil, err
+	}
+	if err := f.checkFixed(c); err != nil {
+		return nil, nil, err
+	}
+	if cred.Sealed == nil {
+		return nil, nil, fmt.Errorf("credential %s of a live connector is destroyed", cred.M.ID)
+	}
+	bucket := c.Bucket
+	f.merge(c)
+	if err := checkConnector(c); err != nil {
+		return nil, nil, err
+	}
+	writes, err := s.recredential(q.Context(), f, c, cred, bucket)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Bucket != bucket {
+		if err := s.checkBucketsOfUsers(q.Context(), c); err != nil {
+			return nil, nil, err
 		}
-		header := old
-		header.Format, header.Version, header.Binding = seal.Format, old.Version+1, binding
-		if cred.Sealed, err = s.sealSecret(f, header, endpoint); err != nil {
+	}
+	return c, writes, nil
+}
+
+// recredential settles which credential a changed connector uses. There are four
+// cases: it has a shared one or its own, and the form brings another or not.
+func (s *server) recredential(ctx context.Context, f *connectorForm, c *store.Connector, cred *store.Credential, bucket string) ([]store.Write, error) {
+	shared := cred.Shared != nil
+	switch {
+	case f.shared != "" && f.shared != cred.M.ID || shared && !f.hasSecret():
+		if f.shared != "" && f.shared != cred.M.ID { // it comes with its endpoint
+			c.Endpoint, c.CACertificate = f.endpoint, f.ca
+		}
+		if err := s.adopt(ctx, f, c); err != nil {
 			return nil, err
 		}
-		cred.Key = key
+		if !shared {
+			c.RetiredSecret = cred.Sealed.Header.Version
+			return []store.Write{store.Put(c), s.remove(cred)}, nil
+		}
+		if c.CredentialID == cred.M.ID && c.Bucket == bucket {
+			f.probe = nil
+		}
+		return []store.Write{store.Put(c)}, nil
+	case shared:
+		fresh, err := s.revived(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.own(f, c, fresh, f.key, c.RetiredSecret+1); err != nil {
+			return nil, err
+		}
+		return []store.Write{store.Put(c), store.Put(fresh)}, nil
+	}
+	key := f.key
+	if key == "" {
+		key = cred.Key
+	}
+	if f.hasSecret() {
+		if err := s.own(f, c, cred, key, cred.Sealed.Header.Version+1); err != nil {
+			return nil, err
+		}
 		return []store.Write{store.Put(c), store.Put(cred)}, nil
-	})
-	return id, err
+	}
+	_, binding, err := bind(c, key)
+	if err == nil && binding != cred.Sealed.Header.Binding {
+		err = badField("secret", "is required: endpoint, CA, bucket and key are sealed with it, so changing one takes the secret again")
+	}
+	return []store.Write{store.Put(c)}, err
+}
+
+// revived is the record for a new credential of a connector's own, which it may have had once before.
+func (s *server) revived(ctx context.Context, c *store.Connector) (*store.Credential, error) {
+	fresh := &store.Credential{M: store.Meta{ID: c.M.ID, Workspace: c.M.Workspace, CreatedBy: c.M.CreatedBy}}
+	old, err := s.Store.Get(ctx, store.KindCredential, c.M.ID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return fresh, nil
+	case err != nil:
+		return nil, err
+	}
+	fresh.M.Version = old.Meta().Version
+	return fresh, nil
 }
 
 // checkFixed refuses what an update cannot change.
@@ -311,17 +479,16 @@ func (f *connectorForm) checkFixed(c *store.Connector) error {
 	return nil
 }
 
-// merge overwrites a connector's fields with those that the form has, and returns
-// the access key id.
-func (f *connectorForm) merge(c *store.Connector, key string) string {
+// merge overwrites a connector's fields with those that the form has.
+func (f *connectorForm) merge(c *store.Connector) {
 	// An endpoint that came from the region goes with it.
-	if c.Type == store.TypeS3 && f.region != "" && f.endpoint == "" && c.Endpoint == fmt.Sprintf(defaultS3Endpoint, c.Region) {
+	if c.Type == store.TypeS3 && f.region != "" && f.endpoint == "" && c.Endpoint == defaultS3(c.Region) {
 		c.Endpoint = ""
 	}
 	for _, field := range []struct {
 		to   *string
 		from string
-	}{{&c.Name, f.name}, {&c.Bucket, f.bucket}, {&c.Region, f.region}, {&c.Endpoint, f.endpoint}, {&c.CACertificate, f.ca}, {&key, f.key}} {
+	}{{&c.Name, f.name}, {&c.Bucket, f.bucket}, {&c.Region, f.region}, {&c.Endpoint, f.endpoint}, {&c.CACertificate, f.ca}} {
 		if field.from != "" {
 			*field.to = field.from
 		}
@@ -329,15 +496,20 @@ func (f *connectorForm) merge(c *store.Connector, key string) string {
 	if f.allowBucketConfiguration != nil {
 		c.AllowBucketConfiguration = *f.allowBucketConfiguration
 	}
-	return key
+	if f.setModels {
+		c.Models = f.models
+	}
 }
 
 // deleteConnector removes a connector and destroys the credential made with it.
 func (s *server) deleteConnector(q *call, storage bool) (string, error) {
 	var id string
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		c, cred, err := s.addressedConnector(q, storage)
 		if err != nil {
+			return nil, err
+		}
+		if err := q.match(&c.M); err != nil {
 			return nil, err
 		}
 		users, err := s.users(q.Context(), c.M.Workspace)
@@ -348,29 +520,34 @@ func (s *server) deleteConnector(q *call, storage bool) (string, error) {
 			return nil, inUse("%d repositories use it; remove it from them first", n)
 		}
 		id = c.M.ID
+		if cred.Shared != nil {
+			return []store.Write{s.remove(c)}, nil
+		}
 		return []store.Write{s.remove(c), s.remove(cred)}, nil
 	})
 	return id, err
 }
 
-// addressedConnector reads the connector that a path names, for a change to it, with its credential.
+// addressedConnector reads the connector that a path names, for what takes WRITE, with its credential.
 func (s *server) addressedConnector(q *call, storage bool) (*store.Connector, *store.Credential, error) {
-	what := "AI connector"
-	if storage {
-		what = "bucket"
-	}
-	c, err := addressed[*store.Connector](s, q, "id", what, store.AccessWrite)
+	c, err := s.connectorInPath(q, storage, store.AccessWrite)
 	if err != nil {
-		return nil, nil, err
-	}
-	if (c.Type == store.TypeS3) != storage {
-		return nil, nil, notFound(what)
-	}
-	if err := q.match(&c.M); err != nil {
 		return nil, nil, err
 	}
 	cred, err := live[*store.Credential](q.Context(), s, c.CredentialID, "credential")
 	return c, cred, err
+}
+
+func (s *server) connectorInPath(q *call, storage bool, need store.Access) (*store.Connector, error) {
+	what := "AI connector"
+	if storage {
+		what = "bucket"
+	}
+	c, err := addressed[*store.Connector](s, q, "id", what, need)
+	if err == nil && (c.Type == store.TypeS3) != storage {
+		return nil, notFound(what)
+	}
+	return c, err
 }
 
 // checkBucketsOfUsers refuses a bucket that a repository of the connector has from another one.
@@ -399,13 +576,33 @@ func (s *server) checkBucketsOfUsers(ctx context.Context, changed *store.Connect
 	return nil
 }
 
-func checkConnectorName(c *store.Connector) error {
+func checkConnector(c *store.Connector) error {
 	if err := checkName(c.Name); err != nil {
+		return err
+	}
+	if err := checkModels(c.Models); err != nil {
 		return err
 	}
 	// Applications name an AI connector in a path: /connectors/{name}/v1/…
 	if c.Type != store.TypeS3 && (strings.ContainsAny(c.Name, `/?#%\`) || c.Name == "." || c.Name == "..") {
 		return badField("name", "the name of an AI connector is part of a path and cannot be . or .. nor contain any of /?#%%\\")
+	}
+	return nil
+}
+
+// maxModels bounds what a bridge compares a request's model with.
+const maxModels = 200
+
+// checkModels accepts names, and patterns that end in *.
+func checkModels(models []string) error {
+	if len(models) > maxModels {
+		return badField("models", "has more than %d entries", maxModels)
+	}
+	for _, m := range models {
+		name := strings.TrimSuffix(m, "*")
+		if m == "" || len(m) > 256 || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' || c == '*' }) {
+			return badField("models", "each must be up to 256 visible ASCII characters, with * at the end only")
+		}
 	}
 	return nil
 }
@@ -427,10 +624,10 @@ func checkBucket(bucket string) error {
 	switch {
 	case bucket == "":
 		return badField("bucket", "is required")
-	case bucket == "*":
-		return badField("bucket", "a connector for a whole account is not supported yet")
+	case bucket == wholeAccount:
+		return nil
 	case len(bucket) < 3 || len(bucket) > 255 || !only(bucket, base62+".-_") || strings.Trim(bucket, ".") == "":
-		return badField("bucket", "must be 3 to 255 letters, digits, dots, - and _")
+		return badField("bucket", "must be 3 to 255 letters, digits, dots, - and _, or * for the whole account")
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func newEnv(t testing.TB, change ...func(*api.Config)) *env {
 	}
 	var mu sync.Mutex
 	config := api.Config{
-		Store: e.store, Policy: policy,
+		Store: e.store, Policy: policy, Limits: api.Limits{Requests: -1, Failures: -1}, // tests of them set their own
 		Seal:     func() (*seal.PublicKey, error) { return e.pub, nil },
 		Manifest: func() []byte { return []byte(manifest) },
 		Logger:   slog.New(slog.NewJSONHandler(lockedWriter{&mu, e.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -27,47 +27,53 @@ type keyForm struct {
 	access   store.Access
 	typ      store.ConnectorType
 	expires  *time.Time
+	disabled *bool
 	creation *store.Creation
 }
 
-// issueKey makes a key of the repository in the path. The secret is returned and
-// not kept: what is sealed of an AI key is only its SHA-256, since a bearer secret
-// need only be recognised.
-func (s *server) issueKey(q *call, f *keyForm) (*keyAnswer, error) {
-	ai := f.typ != store.TypeS3
-	use, id, secret := seal.UseS3Key, string(random(upperDigits, 20)), random(base62, 40)
-	sealed := secret
-	if ai {
-		use, id = seal.UseAIKey, string(random(lowerDigits, 20))
-		clear(secret)
-		secret = slices.Concat([]byte("kb-"+id+"-"), random(base62, secret256))
-		sum := sha256.Sum256(secret)
-		sealed = sum[:]
+// newSecret makes the public id and the secret of a key, and what is sealed of it:
+// of an AI key only the SHA-256, since a bearer secret need only be recognised.
+func newSecret(ai bool) (use, id string, secret issued, sealed []byte) {
+	if !ai {
+		secret = random(base62, 40)
+		return seal.UseS3Key, string(random(upperDigits, 20)), secret, secret
 	}
+	id = string(random(lowerDigits, 20))
+	secret = slices.Concat([]byte("kb-"+id+"-"), random(base62, secret256))
+	sum := sha256.Sum256(secret)
+	return seal.UseAIKey, id, secret, sum[:]
+}
+
+// issueKey makes the key that decide describes, and seals it. The secret is
+// returned and not kept. Of the Key only name, type, access, expiry and state are
+// decide's to say; the writes are made together with the key's.
+func (s *server) issueKey(q *call, ai bool, creation *store.Creation, decide func(r *store.Repository) (*store.Key, []store.Write, error)) (any, error) {
+	use, id, secret, sealed := newSecret(ai)
 	answer := &keyAnswer{Success: true, Key: id, Secret: secret}
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		r, err := addressed[*store.Repository](s, q, "id", "repository", store.AccessWrite)
 		if err != nil {
 			return nil, err
 		}
-		earlier, found, err := replay[*store.Key](q.Context(), s, f.creation)
+		earlier, found, err := replay[*store.Key](q.Context(), s, creation)
 		if err != nil {
 			return nil, err
 		}
 		if found {
-			return nil, conflict("SECRET_SHOWN_ONCE", "this request was answered before and made key %s (id %s); its secret was shown then and is "+
-				"not kept: if it is lost, delete the key and make another", earlier.Key, earlier.M.ID)
+			return nil, shownOnce("key "+earlier.Key, earlier.M.ID)
 		}
-		if f.expires != nil && !f.expires.After(s.Clock()) {
+		k, writes, err := decide(r)
+		if err != nil {
+			return nil, err
+		}
+		if k.ExpiresAt != nil && !k.ExpiresAt.After(s.Clock()) {
 			return nil, badField("expiresAt", "has passed")
 		}
 		pub, err := s.currentKey()
 		if err != nil {
 			return nil, err
 		}
-		k := &store.Key{
-			M: newMeta(q, "", r.M.Workspace, f.creation), Name: f.name, Repository: r.M.ID, Type: f.typ, Key: id, Access: f.access, ExpiresAt: f.expires,
-		}
+		k.M, k.Repository, k.Key = newMeta(q, "", r.M.Workspace, creation), r.M.ID, id
 		k.Sealed, err = seal.Seal(pub, seal.Header{
 			Format: seal.Format, Workspace: r.M.Workspace, Type: seal.TypeRepositoryKey, Record: k.M.ID, Version: 1,
 			Binding: seal.Binding{Use: use, Key: id, Repository: r.M.ID},
@@ -76,7 +82,7 @@ func (s *server) issueKey(q *call, f *keyForm) (*keyAnswer, error) {
 			return nil, err
 		}
 		answer.ID, q.version = k.M.ID, 1
-		return []store.Write{store.Put(k)}, nil
+		return append([]store.Write{store.Put(k)}, writes...), nil
 	})
 	if err != nil {
 		clear(secret)
@@ -84,6 +90,63 @@ func (s *server) issueKey(q *call, f *keyForm) (*keyAnswer, error) {
 	}
 	return answer, nil
 }
+
+// shownOnce answers a repeated creation of something with a secret.
+func shownOnce(what, id string) error {
+	return conflict("SECRET_SHOWN_ONCE", "this request was answered before and made %s (id %s); its secret was shown then and is "+
+		"not kept: if it is lost, delete it and make another", what, id)
+}
+
+// createKey makes a key as a form describes it.
+func (s *server) createKey(q *call, f *keyForm) (any, error) {
+	return s.issueKey(q, f.typ != store.TypeS3, f.creation, func(*store.Repository) (*store.Key, []store.Write, error) {
+		return &store.Key{Name: f.name, Type: f.typ, Access: f.access, ExpiresAt: f.expires}, nil, nil
+	})
+}
+
+// maxOverlap is how long a rotated key can stay valid beside the new one.
+const maxOverlap = 30 * 24 * time.Hour
+
+// rotateKey makes a key like the one that the path names, which ends now or after
+// an overlap. The new one inherits an expiry, unless the request names another.
+func (s *server) rotateKey(q *call, ai bool) (any, error) {
+	b, err := readBody(q)
+	if err != nil {
+		return nil, err
+	}
+	defer b.wipe()
+	overlap := time.Duration(b.integer("overlapSeconds", 0, 0, int(maxOverlap/time.Second))) * time.Second
+	expires := b.time("expiresAt")
+	if *b.err != nil {
+		return nil, *b.err
+	}
+	creation, err := q.creation(b)
+	if err != nil {
+		return nil, err
+	}
+	q.did = "rotated"
+	return s.issueKey(q, ai, creation, func(*store.Repository) (*store.Key, []store.Write, error) {
+		old, err := s.addressedKey(q, ai)
+		if err != nil {
+			return nil, nil, err
+		}
+		k := &store.Key{Name: old.Name, Type: old.Type, Access: old.Access, Disabled: old.Disabled, ExpiresAt: old.ExpiresAt}
+		if expires != nil {
+			k.ExpiresAt = expires
+		}
+		if overlap == 0 {
+			return k, []store.Write{s.remove(old)}, nil
+		}
+		if end := s.Clock().UTC().Add(overlap).Truncate(time.Second); old.ExpiresAt == nil || end.Before(*old.ExpiresAt) {
+			old.ExpiresAt = &end
+		}
+		return k, []store.Write{store.Put(old)}, nil
+	})
+}
+
+func (s *server) rotateStorageKey(q *call) (any, error) { return s.rotateKey(q, false) }
+
+func (s *server) rotateAIKey(q *call) (any, error) { return s.rotateKey(q, true) }
 
 // addressedKey reads the key that a path names, through its repository.
 func (s *server) addressedKey(q *call, ai bool) (*store.Key, error) {
@@ -103,7 +166,7 @@ func (s *server) addressedKey(q *call, ai bool) (*store.Key, error) {
 
 // changeKey applies a change of a key's metadata.
 func (s *server) changeKey(q *call, f *keyForm, ai bool) (any, error) {
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		k, err := s.addressedKey(q, ai)
 		if err != nil {
 			return nil, err
@@ -113,6 +176,12 @@ func (s *server) changeKey(q *call, f *keyForm, ai bool) (any, error) {
 		}
 		if f.access != "" {
 			k.Access = f.access
+		}
+		if f.disabled != nil {
+			k.Disabled = *f.disabled
+		}
+		if f.expires != nil {
+			k.ExpiresAt = f.expires
 		}
 		if err := checkName(k.Name); err != nil {
 			return nil, err
@@ -125,7 +194,7 @@ func (s *server) changeKey(q *call, f *keyForm, ai bool) (any, error) {
 
 // deleteKey revokes a key and destroys what is sealed of it.
 func (s *server) deleteKey(q *call, ai bool) (any, error) {
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		k, err := s.addressedKey(q, ai)
 		if err != nil {
 			return nil, err

@@ -17,9 +17,12 @@ type llmItem struct {
 	AIType        string     `json:"aiType"`
 	Endpoint      string     `json:"endpoint"`
 	Key           *string    `json:"key"` // always null: it is the secret
+	APIKeyID      string     `json:"apiKeyId,omitempty"`
 	CACertificate string     `json:"caCertificate,omitempty"`
+	Models        []string   `json:"models,omitempty"`
 	CreatedAt     time.Time  `json:"createdAt"`
 	Repos         []repoName `json:"repos,omitempty"`
+	Status        string     `json:"status,omitempty"`
 	Version       uint64     `json:"version"`
 	SecretVersion uint64     `json:"secretVersion"`
 }
@@ -27,6 +30,7 @@ type llmItem struct {
 type llmAnswer struct {
 	Success bool   `json:"success"`
 	ID      string `json:"aiLlmId"`
+	tried
 }
 
 // readLLMForm reads the body of POST and PUT /ai/llm. Clients send the provider's
@@ -34,6 +38,10 @@ type llmAnswer struct {
 func readLLMForm(q *call, b *body) *connectorForm {
 	f := readForm(q, b)
 	f.typ = b.text("aiType")
+	f.models, f.setModels = b.strings("models")
+	if dedicated := b.boolean("dedicated"); dedicated != nil && *dedicated {
+		b.fail("dedicated", "is not supported yet")
+	}
 	key := b.secret("key")
 	switch {
 	case key == nil:
@@ -66,8 +74,8 @@ func (s *server) createLLM(q *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.createConnector(q, f, store.Connector{Name: f.name, Type: typ, Endpoint: f.endpoint, CACertificate: f.ca})
-	return llmAnswer{true, id}, err
+	id, err := s.createConnector(q, f, store.Connector{Name: f.name, Type: typ, CACertificate: f.ca, Models: f.models})
+	return llmAnswer{Success: true, ID: id}, err
 }
 
 func (s *server) updateLLM(q *call) (any, error) {
@@ -78,16 +86,16 @@ func (s *server) updateLLM(q *call) (any, error) {
 	defer b.wipe()
 	f := readLLMForm(q, b)
 	defer f.wipe()
-	if *b.err != nil {
-		return nil, *b.err
+	if err := f.check(b); err != nil {
+		return nil, err
 	}
-	id, err := s.updateConnector(q, f, false)
-	return llmAnswer{true, id}, err
+	id, result, err := s.updateConnector(q, f, false)
+	return llmAnswer{true, id, showTried(result)}, err
 }
 
 func (s *server) deleteLLM(q *call) (any, error) {
 	id, err := s.deleteConnector(q, false)
-	return llmAnswer{true, id}, err
+	return llmAnswer{Success: true, ID: id}, err
 }
 
 func (s *server) listLLMs(q *call) (any, error) {
@@ -114,11 +122,11 @@ func (s *server) llms(q *call) ([]llmItem, error) {
 }
 
 func (v *connectorView) llm(c *store.Connector) llmItem {
-	_, version := v.secretVersion(c)
+	_, shared, version := v.credential(c)
 	return llmItem{
 		ID: c.M.ID, OrgID: c.M.Workspace, WorkspaceID: c.M.Workspace, UserID: c.M.CreatedBy, Name: c.Name, AIType: string(c.Type),
-		Endpoint: c.Endpoint, CACertificate: c.CACertificate, CreatedAt: c.M.CreatedAt, Repos: v.users[c.M.ID],
-		Version: c.M.Version, SecretVersion: version,
+		Endpoint: c.Endpoint, APIKeyID: shared, CACertificate: c.CACertificate, Models: c.Models, CreatedAt: c.M.CreatedAt,
+		Repos: v.users[c.M.ID], Status: v.status(c), Version: c.M.Version, SecretVersion: version,
 	}
 }
 
@@ -127,9 +135,9 @@ func aiType(s string) (store.ConnectorType, error) {
 	switch s {
 	case "":
 		return "", badField("aiType", "is required")
-	case string(store.TypeOpenAI), string(store.TypeOther):
+	case string(store.TypeOpenAI), string(store.TypeOther), string(store.TypeAnthropic):
 		return store.ConnectorType(s), nil
-	case "GOOGLE", "ANTHROPIC", "AWS":
+	case "GOOGLE", "AWS":
 		return "", badField("aiType", "%s is not supported yet", s)
 	}
 	return "", badField("aiType", "must be OPENAI, GOOGLE, ANTHROPIC, AWS or OTHER")

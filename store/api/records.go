@@ -109,11 +109,12 @@ func oldestFirst[T store.Record](a, b T) int {
 // written meanwhile; with writing held that takes another control plane.
 const commitAttempts = 8
 
-// commit lets decide read, check and name its writes, and applies them only if
-// nothing was written to the store since before it read. One request at a time
-// does so here: they would otherwise fail each other's comparison. decide may run
-// several times, and may name no writes.
-func (s *server) commit(ctx context.Context, decide func() ([]store.Write, error)) error {
+// commit lets decide read, check and name its writes, and applies them, once they
+// are in the audit log, only if nothing was written to the store since before it
+// read. One request at a time does so here: they would otherwise fail each other's
+// comparison. decide may run several times, and may name no writes.
+func (s *server) commit(q *call, decide func() ([]store.Write, error)) error {
+	ctx := q.Context()
 	select {
 	case s.writing <- struct{}{}:
 		defer func() { <-s.writing }()
@@ -129,8 +130,14 @@ func (s *server) commit(ctx context.Context, decide func() ([]store.Write, error
 		if err != nil || len(writes) == 0 {
 			return err
 		}
+		if err := s.checkNames(ctx, writes); err != nil {
+			return err
+		}
 		writes[0].IfRevision = revision
-		_, err = s.Store.Apply(ctx, writes...)
+		err = s.audited(q, writes, func(ctx context.Context) error {
+			_, err := s.Store.Apply(ctx, writes...)
+			return err
+		})
 		var taken *store.TakenError
 		switch {
 		case errors.As(err, &taken):
@@ -141,6 +148,24 @@ func (s *server) commit(ctx context.Context, decide func() ([]store.Write, error
 		return err
 	}
 	return conflict("VERSION_CONFLICT", "too much was changed at the same time; try again")
+}
+
+// checkNames finds out beforehand whether a name belongs to another record, for
+// what must not be done in vain: a provider call, an audit line.
+func (s *server) checkNames(ctx context.Context, writes []store.Write) error {
+	for _, w := range writes {
+		for _, name := range w.Unique {
+			holder, err := s.Store.ByUnique(ctx, name)
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+			case err != nil:
+				return err
+			case store.KindOf(holder) != store.KindOf(w.Record) || holder.Meta().ID != w.Record.Meta().ID:
+				return takenFailure(&store.TakenError{Name: name})
+			}
+		}
+	}
+	return nil
 }
 
 // replay finds the record that an earlier request with the same Idempotency-Key made.

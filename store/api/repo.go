@@ -167,12 +167,8 @@ func (s *server) member(ctx context.Context, id, workspace, what string) (*store
 	return c, err
 }
 
-func (s *server) createRepo(q *call) (any, error) {
-	b, err := readBody(q)
-	if err != nil {
-		return nil, err
-	}
-	defer b.wipe()
+// newRepo decides on the repository that a body asks for; *id becomes its id.
+func (s *server) newRepo(q *call, b *body, id *string) (func() ([]store.Write, error), error) {
 	f, err := readRepoForm(b)
 	if err != nil {
 		return nil, err
@@ -184,15 +180,14 @@ func (s *server) createRepo(q *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var id string
-	err = s.commit(q.Context(), func() ([]store.Write, error) {
+	return func() ([]store.Write, error) {
 		if err := q.require(f.workspace, store.AccessWrite); err != nil {
 			return nil, err
 		}
 		earlier, found, err := replay[*store.Repository](q.Context(), s, creation)
 		if err != nil || found {
 			if found {
-				id, q.version = earlier.M.ID, earlier.M.Version
+				*id, q.version = earlier.M.ID, earlier.M.Version
 			}
 			return nil, err
 		}
@@ -203,24 +198,18 @@ func (s *server) createRepo(q *call) (any, error) {
 		if err := f.apply(q.Context(), s, r); err != nil {
 			return nil, err
 		}
-		id, q.version = r.M.ID, 1
+		*id, q.version = r.M.ID, 1
 		return []store.Write{store.Put(r)}, nil
-	})
-	return repoAnswer{true, id}, err
+	}, nil
 }
 
-func (s *server) updateRepo(q *call) (any, error) {
-	b, err := readBody(q)
-	if err != nil {
-		return nil, err
-	}
-	defer b.wipe()
+// changedRepo decides on the repository in the path as a body changes it.
+func (s *server) changedRepo(q *call, b *body, id *string) (func() ([]store.Write, error), error) {
 	f, err := readRepoForm(b)
 	if err != nil {
 		return nil, err
 	}
-	var id string
-	err = s.commit(q.Context(), func() ([]store.Write, error) {
+	return func() ([]store.Write, error) {
 		r, err := addressed[*store.Repository](s, q, "id", "repository", store.AccessWrite)
 		if err != nil {
 			return nil, err
@@ -234,16 +223,76 @@ func (s *server) updateRepo(q *call) (any, error) {
 		if err := f.apply(q.Context(), s, r); err != nil {
 			return nil, err
 		}
-		id, q.version = r.M.ID, r.M.Version+1
+		*id, q.version = r.M.ID, r.M.Version+1
 		return []store.Write{store.Put(r)}, nil
-	})
+	}, nil
+}
+
+func (s *server) createRepo(q *call) (any, error) {
+	b, err := readBody(q)
+	if err != nil {
+		return nil, err
+	}
+	defer b.wipe()
+	var id string
+	decide, err := s.newRepo(q, b, &id)
+	if err != nil {
+		return nil, err
+	}
+	err = s.commit(q, decide)
 	return repoAnswer{true, id}, err
+}
+
+func (s *server) updateRepo(q *call) (any, error) {
+	b, err := readBody(q)
+	if err != nil {
+		return nil, err
+	}
+	defer b.wipe()
+	var id string
+	decide, err := s.changedRepo(q, b, &id)
+	if err != nil {
+		return nil, err
+	}
+	err = s.commit(q, decide)
+	return repoAnswer{true, id}, err
+}
+
+// validateNewRepo says what creating a repository would, and creates none.
+func (s *server) validateNewRepo(q *call) (any, error) {
+	var id string
+	return done{true}, s.dryRun(q, &id, s.newRepo)
+}
+
+// validateRepo says what changing the repository would, and changes nothing.
+func (s *server) validateRepo(q *call) (any, error) {
+	var id string
+	err := s.dryRun(q, &id, s.changedRepo)
+	return repoAnswer{true, id}, err
+}
+
+func (s *server) dryRun(q *call, id *string, read func(*call, *body, *string) (func() ([]store.Write, error), error)) error {
+	b, err := readBody(q)
+	if err != nil {
+		return err
+	}
+	defer b.wipe()
+	decide, err := read(q, b, id)
+	if err != nil {
+		return err
+	}
+	writes, err := decide()
+	q.version = 0 // of nothing that is there
+	if err != nil {
+		return err
+	}
+	return s.checkNames(q.Context(), writes)
 }
 
 // deleteRepo removes a repository and destroys its keys with it.
 func (s *server) deleteRepo(q *call) (any, error) {
 	var id string
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		r, err := addressed[*store.Repository](s, q, "id", "repository", store.AccessWrite)
 		if err != nil {
 			return nil, err
@@ -314,7 +363,7 @@ func (s *server) repos(q *call) ([]repoItem, error) {
 	if err != nil {
 		return nil, err
 	}
-	view, byID := newView(nil, credentials, nil), map[string]*store.Connector{}
+	view, byID := s.newView(nil, credentials, nil), map[string]*store.Connector{}
 	for _, c := range connectors {
 		byID[c.M.ID] = c
 	}

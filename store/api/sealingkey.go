@@ -3,7 +3,6 @@ package api
 import (
 	_ "embed"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"keybridge/keyshare/seal"
@@ -58,6 +57,6 @@ func (s *server) sealingKey(*call) (any, error) {
 		DefaultEndpoints map[string]string `json:"defaultEndpoints"`
 	}{
 		true, pub.ID(), "RSA-OAEP-3072-SHA256+A256GCM", string(pub.PEM()), manifest,
-		map[string]string{"S3": fmt.Sprintf(defaultS3Endpoint, "{region}"), "OPENAI": defaultOpenAI},
+		map[string]string{"S3": defaultS3("{region}"), "OPENAI": defaultOpenAI, "ANTHROPIC": defaultAnthropic},
 	}, nil
 }

@@ -24,8 +24,19 @@ type Config struct {
 	Manifest func() []byte
 	// Policy says which provider endpoints the operator allows.
 	Policy seal.EndpointPolicy
+	// Fleet is the connected bridges. With one, connectors are tried before they are
+	// stored (?validate=false does without); with nil they never are, and what asks a
+	// bridge answers NO_BRIDGE.
+	Fleet Fleet
+	// Audit remembers each change before it is made; a change that it cannot write is
+	// refused. nil: nothing is remembered.
+	Audit Auditor
+	// Limits are how fast callers may go.
+	Limits Limits
 	// Logger gets one line per request, without secrets. Default: none.
 	Logger *slog.Logger
+	// Metrics, if set, counts requests.
+	Metrics *Metrics
 	// Clock is time.Now by default.
 	Clock func() time.Time
 }
@@ -34,7 +45,9 @@ type server struct {
 	Config
 	mux *http.ServeMux
 	// writing is held while a request decides and writes; see commit.
-	writing chan struct{}
+	writing  chan struct{}
+	requests *pacer // by token
+	failures *pacer // by client address
 }
 
 // New returns the admin API as one handler.
@@ -45,7 +58,9 @@ func New(c Config) http.Handler {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1)}
+	l := c.Limits.withDefaults()
+	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1),
+		requests: newPacer(l.Requests, l.Burst), failures: newPacer(l.Failures, l.FailureBurst)}
 	for _, r := range routes {
 		s.mux.Handle(r.method+" "+r.path, s.handler(r))
 	}
@@ -70,32 +85,54 @@ var routes = []route{
 	{"PUT", "/workspace/{id}", false, (*server).updateWorkspace},
 	{"DELETE", "/workspace/{id}", false, (*server).deleteWorkspace},
 
+	{"POST", "/apikeys", false, (*server).createAPIKey},
+	{"GET", "/apikeys", false, (*server).listAPIKeys},
+	{"PUT", "/apikeys/{id}", false, (*server).updateAPIKey},
+	{"DELETE", "/apikeys/{id}", false, (*server).deleteAPIKey},
+
 	{"POST", "/bucket", false, (*server).createBucket},
 	{"GET", "/bucket", false, (*server).listBuckets},
 	{"GET", "/bucket/available", false, (*server).availableBuckets},
 	{"PUT", "/bucket/{id}", false, (*server).updateBucket},
 	{"DELETE", "/bucket/{id}", false, (*server).deleteBucket},
+	{"POST", "/bucket/{id}/validate", false, (*server).validateBucket},
+	{"GET", "/bucket/{id}/status", false, (*server).bucketStatus},
 
 	{"POST", "/ai/llm", false, (*server).createLLM},
 	{"GET", "/ai/llm", false, (*server).listLLMs},
 	{"GET", "/ai/llm/available", false, (*server).availableLLMs},
 	{"PUT", "/ai/llm/{id}", false, (*server).updateLLM},
 	{"DELETE", "/ai/llm/{id}", false, (*server).deleteLLM},
+	{"POST", "/ai/llm/{id}/validate", false, (*server).validateLLM},
+	{"GET", "/ai/llm/{id}/status", false, (*server).llmStatus},
+	{"POST", "/ai/models", false, (*server).listModels},
 
 	{"POST", "/repo", false, (*server).createRepo},
 	{"GET", "/repo", false, (*server).listRepos},
 	{"PUT", "/repo/{id}", false, (*server).updateRepo},
 	{"DELETE", "/repo/{id}", false, (*server).deleteRepo},
+	{"POST", "/repo/validate", false, (*server).validateNewRepo},
+	{"POST", "/repo/{id}/validate", false, (*server).validateRepo},
 
 	{"POST", "/repo/{id}/apikey", false, (*server).createStorageKey},
 	{"GET", "/repo/{id}/apikey", false, (*server).listStorageKeys},
 	{"PUT", "/repo/{id}/apikey/{keyId}", false, (*server).updateStorageKey},
 	{"DELETE", "/repo/{id}/apikey/{keyId}", false, (*server).deleteStorageKey},
+	{"POST", "/repo/{id}/apikey/{keyId}/rotate", false, (*server).rotateStorageKey},
 
 	{"POST", "/repo/{id}/ai/apikey", false, (*server).createAIKey},
 	{"GET", "/repo/{id}/ai/apikey", false, (*server).listAIKeys},
 	{"PUT", "/repo/{id}/ai/apikey/{keyId}", false, (*server).updateAIKey},
 	{"DELETE", "/repo/{id}/ai/apikey/{keyId}", false, (*server).deleteAIKey},
+	{"POST", "/repo/{id}/ai/apikey/{keyId}/rotate", false, (*server).rotateAIKey},
+
+	{"GET", "/node", false, (*server).listNodes},
+	{"GET", "/sync", false, (*server).listSync},
+	{"POST", "/systemevent", false, (*server).queryEvents},
+
+	{"POST", "/token", false, (*server).createToken},
+	{"GET", "/token", false, (*server).listTokens},
+	{"DELETE", "/token/{id}", false, (*server).deleteToken},
 }
 
 func (s *server) handler(r route) http.Handler {
@@ -112,7 +149,7 @@ func (s *server) handler(r route) http.Handler {
 		if q.version != 0 {
 			w.Header().Set("ETag", fmt.Sprintf("%q", fmt.Sprint(q.version)))
 		}
-		if a, ok := answer.(*keyAnswer); ok {
+		if a, ok := answer.(interface{ wipe() }); ok {
 			defer a.wipe()
 		}
 		if err := writeJSON(w, http.StatusOK, answer); err != nil {
@@ -123,7 +160,7 @@ func (s *server) handler(r route) http.Handler {
 
 func (s *server) answer(r route, q *call) (any, error) {
 	if !r.open {
-		token, err := s.authenticate(q.Request)
+		token, err := s.admit(q)
 		if err != nil {
 			return nil, err
 		}
@@ -145,7 +182,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			s.panicked(rec, r, p)
 		}
-		s.logRequest(r, rec.status, s.Clock().Sub(start))
+		took := s.Clock().Sub(start)
+		s.Metrics.observe(r, rec.status, took)
+		s.logRequest(r, rec.status, took)
 	}()
 
 	_, pattern := s.mux.Handler(r)

@@ -14,11 +14,13 @@ type storageKeyItem struct {
 	Key        string     `json:"key"`
 	CreatedAt  time.Time  `json:"createdAt"`
 	ExpiresAt  *time.Time `json:"expiresAt,omitempty"`
+	Disabled   bool       `json:"disabled"`
 	Version    uint64     `json:"version"`
 }
 
 func readStorageKeyForm(b *body) (*keyForm, error) {
-	f := &keyForm{typ: store.TypeS3, name: b.text("name"), access: store.Access(b.text("accessType")), expires: b.time("expiresAt")}
+	f := &keyForm{typ: store.TypeS3, name: b.text("name"), access: store.Access(b.text("accessType")), expires: b.time("expiresAt"),
+		disabled: b.boolean("disabled")}
 	if f.access != "" && rank(f.access) == 0 {
 		b.fail("accessType", "must be READ, WRITE or ADMIN")
 	}
@@ -44,7 +46,7 @@ func (s *server) createStorageKey(q *call) (any, error) {
 	if f.creation, err = q.creation(b); err != nil {
 		return nil, err
 	}
-	return s.issueKey(q, f)
+	return s.createKey(q, f)
 }
 
 func (s *server) listStorageKeys(q *call) (any, error) {
@@ -74,7 +76,7 @@ func showStorageKeys(keys []*store.Key) []storageKeyItem {
 	items := []storageKeyItem{}
 	for _, k := range newestFirst(keys, false) {
 		items = append(items, storageKeyItem{ID: k.M.ID, Name: k.Name, AccessType: string(k.Access), Key: k.Key,
-			CreatedAt: k.M.CreatedAt, ExpiresAt: k.ExpiresAt, Version: k.M.Version})
+			CreatedAt: k.M.CreatedAt, ExpiresAt: k.ExpiresAt, Disabled: k.Disabled, Version: k.M.Version})
 	}
 	return items
 }

@@ -39,7 +39,7 @@ func (s *server) createWorkspace(q *call) (any, error) {
 		return nil, err
 	}
 	var made *store.Workspace
-	err = s.commit(q.Context(), func() ([]store.Write, error) {
+	err = s.commit(q, func() ([]store.Write, error) {
 		if err := q.require("*", store.AccessAdmin); err != nil {
 			return nil, err
 		}
@@ -99,7 +99,7 @@ func (s *server) updateWorkspace(q *call) (any, error) {
 		return nil, *b.err
 	}
 	var w *store.Workspace
-	err = s.commit(q.Context(), func() (_ []store.Write, err error) {
+	err = s.commit(q, func() (_ []store.Write, err error) {
 		if w, err = addressed[*store.Workspace](s, q, "id", "workspace", store.AccessAdmin); err != nil {
 			return nil, err
 		}
@@ -122,7 +122,7 @@ func (s *server) updateWorkspace(q *call) (any, error) {
 }
 
 func (s *server) deleteWorkspace(q *call) (any, error) {
-	err := s.commit(q.Context(), func() ([]store.Write, error) {
+	err := s.commit(q, func() ([]store.Write, error) {
 		w, err := addressed[*store.Workspace](s, q, "id", "workspace", store.AccessAdmin)
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -74,7 +75,7 @@ func dial(t *testing.T, s link.Source, peer func(context.Context) (identity.Peer
 		t.Fatal(err)
 	}
 	server := grpc.NewServer()
-	link.RegisterLinkServer(server, link.NewServer(s, peer))
+	link.RegisterLinkServer(server, link.NewServer(s, link.NewHub(slog.New(slog.DiscardHandler)), peer))
 	go func() { _ = server.Serve(lis) }() // ends with Stop
 	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -39,13 +39,15 @@ type Source interface {
 type Server struct {
 	UnimplementedLinkServer
 	source Source
+	hub    *Hub
 	peer   func(context.Context) (identity.Peer, error)
 }
 
-// NewServer serves source to the peers that `peer` accepts (identity.Trust.Peer);
-// it is asked again before every message, so that a revoked bridge gets nothing more.
-func NewServer(source Source, peer func(context.Context) (identity.Peer, error)) *Server {
-	return &Server{source: source, peer: peer}
+// NewServer serves source to the peers that `peer` accepts (identity.Trust.Peer),
+// and attaches them to hub; peer is asked again before every message, so that a
+// revoked bridge gets nothing more.
+func NewServer(source Source, hub *Hub, peer func(context.Context) (identity.Peer, error)) *Server {
+	return &Server{source: source, hub: hub, peer: peer}
 }
 
 func (s *Server) bridge(ctx context.Context) (identity.Peer, error) {

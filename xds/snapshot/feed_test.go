@@ -141,6 +141,7 @@ func newConnector(workspace string, typ store.ConnectorType) *store.Connector {
 	return &store.Connector{
 		M: store.Meta{ID: uuid.NewString(), Workspace: workspace}, Name: "c", Type: typ, Bucket: "b", Region: "r",
 		CACertificate: "ca", CredentialID: "cred", AllowBucketConfiguration: true,
+		Models: []string{"gpt-*"},
 	}
 }
 
@@ -148,6 +149,7 @@ func wire(c *store.Connector, p configv1.Provider) map[string]proto.Message {
 	return map[string]proto.Message{c.M.Workspace + "/" + c.M.ID: &configv1.Connector{
 		Id: c.M.ID, Workspace: c.M.Workspace, Name: c.Name, Provider: p, Bucket: "b", Region: "r",
 		CaCertificates: []byte("ca"), CredentialId: "cred", AllowBucketConfiguration: true,
+		Models: []string{"gpt-*"},
 	}}
 }
 
@@ -212,13 +214,17 @@ func TestChanges(t *testing.T) {
 		Storage: []*configv1.Repository_Storage{{ConnectorId: c.M.ID, Folder: "f/", Master: true}},
 	}})
 
+	anthropic := newConnector(ws, store.TypeAnthropic)
+	w.put(anthropic, 0)
+	w.sink.wait(t, g, connectorType, merge(wire(c, configv1.Provider_PROVIDER_S3), wire(anthropic, configv1.Provider_PROVIDER_ANTHROPIC)))
+
 	// What bridges do not know yet is not served, and what is deleted is not either.
 	future := newConnector(ws, "GCS")
 	w.put(future, 0)
 	now := time.Now()
 	c.M.DeletedAt = &now
 	w.put(c, 2)
-	w.sink.wait(t, g, connectorType, map[string]proto.Message{})
+	w.sink.wait(t, g, connectorType, wire(anthropic, configv1.Provider_PROVIDER_ANTHROPIC))
 }
 
 func TestGroupWaitsForTheStore(t *testing.T) {

@@ -20,9 +20,10 @@ func typeURL(m proto.Message) string {
 }
 
 var providers = map[store.ConnectorType]configv1.Provider{
-	store.TypeS3:     configv1.Provider_PROVIDER_S3,
-	store.TypeOpenAI: configv1.Provider_PROVIDER_OPENAI,
-	store.TypeOther:  configv1.Provider_PROVIDER_OTHER,
+	store.TypeS3:        configv1.Provider_PROVIDER_S3,
+	store.TypeOpenAI:    configv1.Provider_PROVIDER_OPENAI,
+	store.TypeAnthropic: configv1.Provider_PROVIDER_ANTHROPIC,
+	store.TypeOther:     configv1.Provider_PROVIDER_OTHER,
 }
 
 // name is the resource name of a record.
@@ -55,6 +56,7 @@ func connector(c *store.Connector) (*configv1.Connector, error) {
 		CredentialId:             c.CredentialID,
 		CaCertificates:           []byte(c.CACertificate),
 		AllowBucketConfiguration: c.AllowBucketConfiguration,
+		Models:                   c.Models,
 	}, nil
 }
 

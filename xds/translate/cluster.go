@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	// A provider that does not take a connection in this time is down.
-	providerConnectTimeout = 10 * time.Second
+	// A provider that does not take a connection, TLS handshake included, in this
+	// time is down; with the route's two more attempts a client waits for 15 s.
+	providerConnectTimeout = 5 * time.Second
 	// Kept-alive connections are given up before the usual load balancer does it
 	// (60 s, Elastic Load Balancing: "Connection idle timeout"): a request that
 	// meets a connection being closed fails, since it is not repeated.

@@ -74,10 +74,16 @@ type bridge struct {
 // until Envoy serves them.
 func startBridge(t *testing.T, endpoints ...translate.Endpoint) *bridge {
 	t.Helper()
-	binary, err := envoy.Find("")
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, in := prepareBridge(t, endpoints...)
+	b.push(in)
+	b.start()
+	return b
+}
+
+// prepareBridge is startBridge without resources or an Envoy, which push and
+// start bring.
+func prepareBridge(t *testing.T, endpoints ...translate.Endpoint) (*bridge, translate.Input) {
+	t.Helper()
 	// t.TempDir is too long for a unix socket's path.
 	dir, err := os.MkdirTemp("", "kb")
 	if err != nil {
@@ -110,13 +116,15 @@ func startBridge(t *testing.T, endpoints ...translate.Endpoint) *bridge {
 		listeners = append(listeners, &configv1.Listener{Name: name, Protocol: p, Address: "127.0.0.1", Port: port})
 		b.listen[p] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
-	b.push(translate.Input{Listeners: listeners, Endpoints: endpoints, ExtProcSocket: filepath.Join(dir, "ext.sock"), SystemRoots: systemRoots(t)})
-	b.startEnvoy(binary)
-	return b
+	return b, translate.Input{Listeners: listeners, Endpoints: endpoints, ExtProcSocket: filepath.Join(dir, "ext.sock"), SystemRoots: systemRoots(t)}
 }
 
-func (b *bridge) startEnvoy(binary string) {
+func (b *bridge) start() {
 	b.t.Helper()
+	binary, err := envoy.Find("")
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	p, err := envoy.Start(context.Background(), envoy.Config{
 		Binary: binary, Dir: filepath.Join(b.dir, "envoy"), ADSSocket: filepath.Join(b.dir, "ads.sock"),
 		NodeID: nodeID, Concurrency: 1, Log: b.log,
@@ -148,6 +156,7 @@ func (b *bridge) push(in translate.Input) {
 	}{
 		{resourcev3.ClusterType, func() (uint64, error) { return b.xds.Set(group, resourcev3.ClusterType, r.CDS) }},
 		{resourcev3.RouteType, func() (uint64, error) { return b.xds.Set(group, resourcev3.RouteType, r.RDS) }},
+		{resourcev3.SecretType, func() (uint64, error) { return b.xds.Set(group, resourcev3.SecretType, r.SDS) }},
 		{resourcev3.ListenerType, func() (uint64, error) { return b.xds.Set(group, resourcev3.ListenerType, r.LDS) }},
 	} {
 		if _, err := part.set(); err != nil {

@@ -15,9 +15,11 @@ import (
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -49,7 +51,13 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	withTLS := input(t, []*configv1.Listener{
+		{Name: "s3", Protocol: configv1.Protocol_S3, Address: "127.0.0.1", Port: 9443, Certificate: "site"},
+		{Name: "ai", Protocol: configv1.Protocol_AI, Address: "127.0.0.1", Port: 9444, Certificate: "site"},
+	})
+	withTLS.Certificates = map[string]translate.Certificate{"site": siteCertificate(t), "unused": siteCertificate(t)}
 	for name, in := range map[string]translate.Input{
+		"tls":   withTLS,
 		"empty": input(t, nil),
 		"s3": input(t, []*configv1.Listener{s3Listener},
 			translate.Endpoint{Scheme: "http", Host: "127.0.0.1", Port: 7070},
@@ -90,9 +98,23 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// siteCertificate is a pair that lives for ever and proves nothing to anybody.
+func siteCertificate(t *testing.T) translate.Certificate {
+	t.Helper()
+	chain, err := os.ReadFile("testdata/server.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile("testdata/server.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return translate.Certificate{Chain: chain, Key: key}
+}
+
 func all(r translate.Resources) []proto.Message {
 	var out []proto.Message
-	for _, group := range []map[string]proto.Message{r.CDS, r.RDS, r.LDS} {
+	for _, group := range []map[string]proto.Message{r.CDS, r.RDS, r.SDS, r.LDS} {
 		for _, name := range slices.Sorted(maps.Keys(group)) {
 			out = append(out, group[name])
 		}
@@ -171,7 +193,7 @@ func validateByEnvoy(t *testing.T, r translate.Resources) {
 		case *clusterv3.Cluster:
 			static.Clusters = append(static.Clusters, m)
 		case *listenerv3.Listener:
-			static.Listeners = append(static.Listeners, withRoutes(t, m, r))
+			static.Listeners = append(static.Listeners, withCertificate(t, withRoutes(t, m, r), r))
 		}
 	}
 	config, err := protojson.Marshal(&bootstrapv3.Bootstrap{StaticResources: static})
@@ -213,6 +235,32 @@ func withRoutes(t *testing.T, l *listenerv3.Listener, r translate.Resources) *li
 	return l
 }
 
+// withCertificate puts the certificate in place of the reference to it.
+func withCertificate(t *testing.T, l *listenerv3.Listener, r translate.Resources) *listenerv3.Listener {
+	t.Helper()
+	socket := l.GetFilterChains()[0].GetTransportSocket()
+	if socket == nil {
+		return l
+	}
+	var context tlsv3.DownstreamTlsContext
+	if err := socket.GetTypedConfig().UnmarshalTo(&context); err != nil {
+		t.Fatal(err)
+	}
+	common := context.GetCommonTlsContext()
+	s, ok := r.SDS[common.GetTlsCertificateSdsSecretConfigs()[0].GetName()].(*tlsv3.Secret)
+	if !ok {
+		t.Fatalf("listener %s names a certificate that does not exist", l.GetName())
+	}
+	common.TlsCertificateSdsSecretConfigs = nil
+	common.TlsCertificates = []*tlsv3.TlsCertificate{s.GetTlsCertificate()}
+	packed, err := anypb.New(&context)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.ConfigType = &corev3.TransportSocket_TypedConfig{TypedConfig: packed}
+	return l
+}
+
 func TestProblems(t *testing.T) {
 	good := translate.Endpoint{Scheme: "https", Host: "good.example", Port: 443}
 	for name, c := range map[string]struct {
@@ -228,6 +276,8 @@ func TestProblems(t *testing.T) {
 		"listener protocol": {listener: &configv1.Listener{Name: "x", Address: "::1", Port: 1}, want: "unknown protocol"},
 		"same name":         {listener: &configv1.Listener{Name: "s3", Protocol: 1, Address: "::1", Port: 1}, want: "has this name"},
 		"same address":      {listener: &configv1.Listener{Name: "x", Protocol: 1, Address: "127.0.0.1", Port: 9000}, want: "belongs to listener s3"},
+		"certificate name":  {listener: &configv1.Listener{Name: "x", Protocol: 1, Address: "::1", Port: 1, Certificate: "lost"}, want: "--tls"},
+		"certificate":       {listener: &configv1.Listener{Name: "x", Protocol: 1, Address: "::1", Port: 1, Certificate: "bad"}, want: "private key does not match"},
 		"scheme":            {endpoint: &translate.Endpoint{Scheme: "ftp", Host: "x", Port: 1}, want: "neither https nor http"},
 		"port":              {endpoint: &translate.Endpoint{Scheme: "http", Host: "x"}, want: "no port"},
 		"host":              {endpoint: &translate.Endpoint{Scheme: "http", Host: "a..b", Port: 1}, want: "not a host name"},
@@ -240,6 +290,8 @@ func TestProblems(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := input(t, []*configv1.Listener{s3Listener}, good)
+			other := newAuthority(t).certificate(t, "x.example")
+			in.Certificates = map[string]translate.Certificate{"bad": {Chain: siteCertificate(t).Chain, Key: other.Key}}
 			if c.listener != nil {
 				in.Listeners = append(in.Listeners, c.listener)
 			}

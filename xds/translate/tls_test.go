@@ -20,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"keybridge/envoy"
 	configv1 "keybridge/xds/config/v1"
 	"keybridge/xds/translate"
 )
@@ -181,11 +180,7 @@ func TestEnvoyRestart(t *testing.T) {
 	if err := b.envoy.Stop(deadline(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	binary, err := envoy.Find("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.startEnvoy(binary)
+	b.start()
 	for _, p := range protocols {
 		if resp, body := b.send(p.protocol, get); resp.StatusCode != 200 {
 			t.Errorf("%s: got %d %q", p.protocol, resp.StatusCode, body)

@@ -71,11 +71,14 @@ type Input struct {
 	// SystemRoots is the PEM file that endpoints without a CA bundle are verified
 	// against (envoy.SystemRoots). Empty: such endpoints are problems.
 	SystemRoots string
+	// Certificates are what listeners may be served with, by name. One that no
+	// listener names is not rendered.
+	Certificates map[string]Certificate
 }
 
-// Resources are Envoy's resources by type and name.
+// Resources are Envoy's resources by type and name. SDS holds private keys.
 type Resources struct {
-	LDS, RDS, CDS map[string]proto.Message
+	LDS, RDS, CDS, SDS map[string]proto.Message
 }
 
 // Problem is a part of the input that was left out, and why.
@@ -93,6 +96,7 @@ func Render(in Input) (Resources, []Problem) {
 		LDS: make(map[string]proto.Message),
 		RDS: make(map[string]proto.Message),
 		CDS: make(map[string]proto.Message),
+		SDS: make(map[string]proto.Message),
 	}
 	var problems []Problem
 	report := func(resource string, err error) {
@@ -119,6 +123,10 @@ func Render(in Input) (Resources, []Problem) {
 		addr := fmt.Sprintf("%s port %d", l.GetAddress(), l.GetPort())
 		if other, dup := bound[addr]; dup {
 			report(l.GetName(), fmt.Errorf("%s belongs to listener %s", addr, other))
+			continue
+		}
+		if err := addCertificate(r, in.Certificates, l.GetCertificate()); err != nil {
+			report(l.GetName(), err)
 			continue
 		}
 		m := listener(l, protocol)
@@ -152,6 +160,23 @@ func Render(in Input) (Resources, []Problem) {
 		r.CDS[name] = m
 	}
 	return r, problems
+}
+
+// addCertificate renders the certificate that a listener names, if it names one.
+func addCertificate(r Resources, known map[string]Certificate, name string) error {
+	if name == "" || r.SDS[name] != nil {
+		return nil
+	}
+	c, ok := known[name]
+	if !ok {
+		return fmt.Errorf("certificate %q is not here (`keybridge bridge --tls`)", name)
+	}
+	m, err := secret(name, c)
+	if err != nil {
+		return fmt.Errorf("certificate %q: %w", name, err)
+	}
+	r.SDS[name] = m
+	return nil
 }
 
 // validate applies Envoy's own protoc-gen-validate rules: what they refuse,

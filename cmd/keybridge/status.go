@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keybridge/store/api/client"
+)
+
+// Exit statuses of `keybridge status`, for scripts and monitoring.
+const (
+	statusProblems = 1
+	statusUnknown  = 2
+)
+
+// expiringSoon is how long before a key's end `keybridge status` begins to say so.
+const expiringSoon = 14 * 24 * time.Hour
+
+func statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show on one screen how everything is, problems first",
+		Long: `Shows what is wrong and what to do about it, then what there is: the control plane,
+bridges, connectors as bridges find them at their providers, configuration that is not
+acknowledged, keys that are about to expire.
+
+The exit status is 0 if all is well, 1 if there are problems, 2 if that cannot be told.`,
+		Example: `  keybridge status
+  keybridge status --json | jq -r '.problems[].what'
+  keybridge status > /dev/null || alert "Keybridge: $?"`,
+		Args: cobra.NoArgs,
+	}
+	s := addScopeFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		p := s.picture(cmd)
+		if *s.json {
+			if err := writeJSON(cmd.OutOrStdout(), p); err != nil {
+				return err
+			}
+		} else if err := p.draw(cmd.OutOrStdout()); err != nil {
+			return err
+		}
+		switch {
+		case p.Status == "unknown":
+			return exitStatus(statusUnknown)
+		case p.Status == "problems":
+			return exitStatus(statusProblems)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// picture is what `keybridge status` shows.
+type picture struct {
+	Status   string    `json:"status"` // ok, problems or unknown
+	Problems []problem `json:"problems"`
+	Lines    []line    `json:"parts"`
+}
+
+// problem is something wrong, and what to do about it.
+type problem struct {
+	What string `json:"what"`
+	Do   string `json:"do,omitempty"`
+}
+
+// line is one part of Keybridge in a few words.
+type line struct {
+	Part string `json:"part"`
+	Is   string `json:"is"`
+}
+
+func (p *picture) problem(do, format string, args ...any) {
+	p.Problems = append(p.Problems, problem{fmt.Sprintf(format, args...), do})
+}
+
+func (p *picture) line(part, format string, args ...any) {
+	p.Lines = append(p.Lines, line{part, fmt.Sprintf(format, args...)})
+}
+
+// picture asks the control plane for everything; what it cannot ask is a problem, too.
+func (s scope) picture(cmd *cobra.Command) *picture {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
+	defer cancel()
+	cmd.SetContext(ctx)
+	p := &picture{Status: "unknown", Problems: []problem{}, Lines: []line{}}
+	begin := time.Now()
+	c, workspace, names, err := s.seen(cmd)
+	if err != nil {
+		what, do := explain(err)
+		p.problem(do, "%s", what)
+		return p
+	}
+	p.line("control plane", "answers in %s", time.Since(begin).Round(time.Millisecond))
+	for _, part := range []func(context.Context, *client.Client, string, map[string]string) error{p.connectors, p.repositories} {
+		if err := part(ctx, c, workspace, names); err != nil {
+			what, do := explain(err)
+			p.problem(do, "%s", what)
+			return p
+		}
+	}
+	if p.Status = "ok"; len(p.Problems) > 0 {
+		p.Status = "problems"
+	}
+	return p
+}
+
+func (p *picture) connectors(ctx context.Context, c *client.Client, workspace string, names map[string]string) error {
+	all, err := connectors(ctx, c, workspace, names)
+	if err != nil {
+		return err
+	}
+	p.line("connectors", "%d", len(all))
+	return nil
+}
+
+// repositories looks at repositories and their keys.
+func (p *picture) repositories(ctx context.Context, c *client.Client, workspace string, names map[string]string) error {
+	all, err := c.Repos(ctx, workspace)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	disabled, keys, expired := 0, 0, 0
+	for _, r := range all {
+		if r.Disabled {
+			disabled++
+		}
+		for _, k := range keysOf(r) {
+			keys++
+			switch {
+			case k.ExpiresAt == nil || r.Disabled:
+			case !k.ExpiresAt.After(now):
+				expired++
+			case k.ExpiresAt.Sub(now) < expiringSoon:
+				p.problem(fmt.Sprintf("keybridge key rotate %s --workspace %s --repo %s --overlap 24h", k.Name, names[r.WorkspaceID], r.Name),
+					"key %s of repository %s (%s) expires in %s", k.Name, r.Name, names[r.WorkspaceID], span(k.ExpiresAt.Sub(now)))
+			}
+		}
+	}
+	p.line("repositories", "%s", counted(len(all), count{disabled, "disabled"}))
+	p.line("keys", "%s", counted(keys, count{expired, "expired"}))
+	return nil
+}
+
+type count struct {
+	n    int
+	what string
+}
+
+// counted is a number and what of it is worth a word: "5, 2 disabled".
+func counted(n int, parts ...count) string {
+	out := fmt.Sprint(n)
+	for _, c := range parts {
+		if c.n > 0 {
+			out += fmt.Sprintf(", %d %s", c.n, c.what)
+		}
+	}
+	return out
+}
+
+// draw writes the picture for people.
+func (p *picture) draw(w io.Writer) error {
+	var b strings.Builder
+	switch {
+	case p.Status == "unknown":
+		b.WriteString("cannot tell\n")
+	case len(p.Problems) == 0:
+		b.WriteString("all is well\n")
+	default:
+		b.WriteString(plural(len(p.Problems), "problem") + "\n")
+	}
+	for _, x := range p.Problems {
+		fmt.Fprintf(&b, "  ✗ %s\n", printable(x.What))
+		if x.Do != "" {
+			fmt.Fprintf(&b, "      %s\n", printable(x.Do))
+		}
+	}
+	rows := [][]string{}
+	for _, l := range p.Lines {
+		rows = append(rows, []string{" ", l.Part, l.Is})
+	}
+	if len(rows) > 0 {
+		b.WriteByte('\n')
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return err
+	}
+	return table(w, rows)
+}

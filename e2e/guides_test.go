@@ -1,0 +1,190 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"keybridge/e2e/provider"
+	"keybridge/e2e/stack"
+)
+
+// TestGuides runs every guide as written: all blocks marked sh of a page, in order,
+// in one shell, beside a fresh `keybridge dev` and real providers. What a reader fills
+// in or looks at, the test does in comments that begin with "test": they are not
+// shown. Blocks marked console are what a reader has in another terminal, or at a
+// provider; the stack stands for the former.
+func TestGuides(t *testing.T) {
+	root, err := provider.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script, err := guide(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", page, err)
+		}
+		if script == "" {
+			continue // not a guide
+		}
+		ran++
+		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) { runGuide(t, root, script) })
+	}
+	if ran < 4 {
+		t.Errorf("%d guides in docs/", ran)
+	}
+}
+
+// guide is the shell script that a page is: its blocks, with the line of the page
+// told before each command that fails.
+func guide(page string) (string, error) {
+	const none, block, hidden, other = 0, 1, 2, 3
+	var script strings.Builder
+	visible := false
+	state := none
+	for i, line := range strings.Split(page, "\n") {
+		switch {
+		case state == none && line == "```sh":
+			state, visible = block, true
+			fmt.Fprintf(&script, "at=%d\n", i+2)
+		case state == none && line == "<!-- test":
+			state = hidden
+			fmt.Fprintf(&script, "at=%d\n", i+2)
+		case state == none && strings.HasPrefix(line, "```"):
+			state = other
+		case state == block && line == "```", state == hidden && line == "-->", state == other && line == "```":
+			state = none
+		case state == block, state == hidden:
+			script.WriteString(line + "\n")
+		}
+	}
+	if state != none {
+		return "", fmt.Errorf("a block is not closed")
+	}
+	if !visible {
+		return "", nil
+	}
+	return "set -euo pipefail\ntrap 'echo \"failed in the block at line $at\"' ERR\n" + script.String(), nil
+}
+
+func runGuide(t *testing.T, root, script string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // what first-object.md promises
+	defer cancel()
+	s3, err := provider.StartS3(ctx, provider.S3Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closing(t, s3.Close) })
+	if err := s3.MakeBucket(ctx, bucket); err != nil {
+		t.Fatal(err)
+	}
+	ai, err := provider.StartOpenAI(provider.OpenAIConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closing(t, ai.Close) })
+	recorded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(s3.Requests()) // the guide's curl is waiting
+	}))
+	t.Cleanup(recorded.Close)
+
+	dir, err := os.MkdirTemp("", "kb-") // short, because a unix socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closing(t, func() error { return os.RemoveAll(dir) }) })
+	var output bytes.Buffer
+	s, err := stack.Start(stack.Config{Binary: binary, Dir: filepath.Join(dir, ".state"), Output: &output})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+		defer cancel()
+		if err := s.Stop(ctx); err != nil {
+			t.Errorf("%v\n%s", err, output.String())
+		}
+	})
+	if _, err := s.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	versitygw, err := provider.Versitygw()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(binary, filepath.Join(bin, "keybridge")); err != nil {
+		t.Fatal(err)
+	}
+	// The pinned AWS CLI, where it is installed; its modules are for it alone.
+	if py := filepath.Join(root, ".tools", "py"); exists(filepath.Join(py, "bin", "aws")) {
+		wrapper := fmt.Sprintf("#!/bin/sh\nPYTHONPATH='%s' exec python3 '%s' \"$@\"\n", py, filepath.Join(py, "bin", "aws"))
+		if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(wrapper), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LANG=C.UTF-8",
+		"AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
+		"TEST_S3=" + s3.URL(), "TEST_S3_KEY_ID=" + s3.Access, "TEST_S3_SECRET=" + s3.Secret, "TEST_RECORDED_S3=" + recorded.URL,
+		"TEST_AI=" + ai.Endpoint(), "TEST_AI_KEY=" + ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
+		"TEST_VERSITYGW=" + versitygw,
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	begin := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		control, _ := s.Log(stack.Control)
+		bridge, _ := s.Log(stack.Bridge)
+		t.Fatalf("%v\n%s\n--- control\n%s\n--- bridge\n%s", err, out, tail(control), tail(bridge))
+	}
+	t.Logf("%.1f s\n%s", time.Since(begin).Seconds(), out)
+	for _, secret := range []string{s3.Secret, ai.Key} {
+		if bytes.Contains(out, []byte(secret)) {
+			t.Error("a provider's secret is on the screen")
+		}
+	}
+}
+
+func closing(t *testing.T, f func() error) {
+	t.Helper()
+	if err := f(); err != nil {
+		t.Error(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func tail(log string) string {
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}

@@ -1,0 +1,180 @@
+package extproc
+
+import (
+	"sync"
+	"time"
+
+	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
+	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+)
+
+// maxPiece is what Envoy recommends at most for one message of a streamed body
+// (ProcessingMode.BodySendMode.FULL_DUPLEX_STREAMED).
+const maxPiece = 64 << 10
+
+var (
+	// sendBody makes Envoy send the body while it goes on waiting for the answer to
+	// the headers. It must carry nothing else, and Envoy stops its message timer
+	// with it (measured with Envoy 1.40): from here on the bridge watches the time.
+	sendBody = &extprocv3.ProcessingResponse{ModeOverride: &extprocfilterv3.ProcessingMode{
+		RequestHeaderMode:   extprocfilterv3.ProcessingMode_SEND,
+		RequestBodyMode:     extprocfilterv3.ProcessingMode_FULL_DUPLEX_STREAMED,
+		RequestTrailerMode:  extprocfilterv3.ProcessingMode_SEND,
+		ResponseHeaderMode:  extprocfilterv3.ProcessingMode_SKIP,
+		ResponseBodyMode:    extprocfilterv3.ProcessingMode_NONE,
+		ResponseTrailerMode: extprocfilterv3.ProcessingMode_SEND,
+	}}
+	requestTrailersGoOn = &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestTrailers{
+		RequestTrailers: &extprocv3.TrailersResponse{},
+	}}
+)
+
+// body is the body of a request that waits for its decision.
+type body struct {
+	decider  BodyDecider
+	server   *Server
+	held     []byte
+	trailers bool // arrived
+	complete bool
+
+	// One of the handler and the timer answers.
+	mu       sync.Mutex
+	answered bool
+}
+
+// answerBody reads the body as far as the protocol must see it, and answers.
+func (c *call) answerBody() (more bool, err error) {
+	b := &body{decider: c.protocol.(BodyDecider), server: c.server}
+	defer b.release()
+	if err := c.stream.Send(sendBody); err != nil {
+		return false, err
+	}
+	defer c.watch(b).Stop()
+	for {
+		if err := c.stream.RecvMsg(c.message); err != nil {
+			b.answer()
+			return false, errEnded
+		}
+		decision, refusal := c.take(b)
+		if refusal == NeedBody {
+			continue
+		}
+		if !b.answer() {
+			return false, errEnded
+		}
+		switch {
+		case decision == nil && refusal == nil:
+			return false, errUnexpected
+		case refusal != nil:
+			c.server.tell(c.protocol, refusal, c.took)
+			return false, c.stream.Send(c.x.refuse(refusal))
+		}
+		c.server.tell(c.protocol, nil, c.took)
+		return !b.complete, c.sendHeld(decision, b)
+	}
+}
+
+// watch refuses the request if it is not answered in time. It sends beside a
+// handler that receives, and then ends the stream for it.
+func (c *call) watch(b *body) *time.Timer {
+	server, stream, end := c.server, c.stream, c.end
+	return time.AfterFunc(server.opts.BodyTimeout, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.answered {
+			return
+		}
+		b.answered = true
+		refusal := words(b.decider.TooSlow)
+		server.tell(b.decider, refusal, 0)
+		x := exchanges.Get().(*exchange)
+		_ = stream.Send(x.refuse(refusal)) // if it fails the stream has ended anyway
+		x.release()
+		end()
+	})
+}
+
+// answer says whether the handler may answer; after it the timer does not.
+func (b *body) answer() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.answered
+	b.answered = true
+	return !was
+}
+
+// take adds the message to the body and asks the protocol. It returns neither a
+// decision nor an error for a message that cannot come here.
+func (c *call) take(b *body) (*Decision, *Error) {
+	switch m := c.message.GetRequest().(type) {
+	case *extprocv3.ProcessingRequest_RequestBody:
+		if len(b.held)+len(m.RequestBody.GetBody()) > c.server.opts.MaxBody {
+			return nil, words(b.decider.TooLarge)
+		}
+		if !b.hold(m.RequestBody.GetBody()) {
+			c.server.opts.Logger.Warn("bodies held for decisions fill their memory", "bytes", c.server.opts.MaxHeld)
+			return nil, unavailable(c.protocol)
+		}
+		b.complete = m.RequestBody.GetEndOfStream()
+	case *extprocv3.ProcessingRequest_RequestTrailers:
+		b.trailers, b.complete = true, true
+	default:
+		return nil, nil
+	}
+	return c.decide(b)
+}
+
+// hold copies a piece, unless too much is held already of all bodies together.
+func (b *body) hold(piece []byte) bool {
+	if need := len(b.held) + len(piece); need > cap(b.held) {
+		// A client is not given memory for what it only announces.
+		size := min(max(2*cap(b.held), need, 16<<10), max(need, b.server.opts.MaxBody))
+		if b.server.held.Add(int64(size-cap(b.held))) > b.server.opts.MaxHeld {
+			b.server.held.Add(int64(cap(b.held) - size))
+			return false
+		}
+		held := make([]byte, len(b.held), size)
+		copy(held, b.held)
+		b.held = held
+	}
+	b.held = append(b.held, piece...)
+	return true
+}
+
+func (b *body) release() {
+	b.server.held.Add(int64(-cap(b.held)))
+	b.held = nil
+}
+
+// sendHeld answers the headers and passes on what was held.
+func (c *call) sendHeld(d *Decision, b *body) error {
+	if err := c.stream.Send(c.x.forward(d)); err != nil {
+		return err
+	}
+	if err := c.pass(b.held, b.complete && !b.trailers); err != nil || !b.trailers {
+		return err
+	}
+	return c.stream.Send(requestTrailersGoOn)
+}
+
+// pass sends bytes of the body on, as they came; last closes the body.
+func (c *call) pass(piece []byte, last bool) error {
+	for {
+		n := min(len(piece), maxPiece)
+		if n == 0 && !last {
+			return nil
+		}
+		end := last && n == len(piece)
+		err := c.stream.Send(&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestBody{
+			RequestBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{BodyMutation: &extprocv3.BodyMutation{
+				Mutation: &extprocv3.BodyMutation_StreamedResponse{StreamedResponse: &extprocv3.StreamedBodyResponse{
+					Body: piece[:n], EndOfStream: end,
+				}},
+			}}},
+		}})
+		if err != nil || end {
+			return err
+		}
+		piece = piece[n:]
+	}
+}

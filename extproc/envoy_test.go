@@ -1,0 +1,468 @@
+package extproc_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"keybridge/extproc"
+)
+
+// text is n bytes with words in it.
+func text(n int, first, last string) string {
+	return first + strings.Repeat("x", n-len(first)-len(last)) + last
+}
+
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return fmt.Sprintf("%d %s", len(s), hex.EncodeToString(sum[:]))
+}
+
+// unsized hides a body's length, so that the client sends it in chunks.
+type unsized struct{ io.Reader }
+
+// TestBodyDecision: the provider gets every byte, at the length the client told,
+// wherever in the body the word stood that decided.
+func TestBodyDecision(t *testing.T) {
+	g := startGateway(t, extproc.Options{MaxBody: 9 << 20})
+	both(t, func(t *testing.T, http2 bool) {
+		client := g.client(http2)
+		for _, tt := range []struct {
+			name, path, body string
+			unsized          bool
+			status           int
+			answer           string
+		}{
+			{name: "small", path: "/body", body: "yes!", status: 200},
+			{name: "no need of it", path: "/", body: text(1<<20, "", ""), status: 200},
+			{name: "word first in 8 MB", path: "/body", body: text(8<<20, "yes!", ""), status: 200},
+			{name: "word last in 8 MB", path: "/body", body: text(8<<20, "", "yes!"), status: 200},
+			{name: "word in the middle", path: "/body", body: text(300<<10, text(150<<10, "", "yes!"), ""), status: 200},
+			{name: "of unknown length", path: "/body", body: text(1<<20, "", "yes!"), unsized: true, status: 200},
+			{name: "of unknown length, word first", path: "/body", body: text(1<<20, "yes!", ""), unsized: true, status: 200},
+			{name: "refused by the first word", path: "/body", body: text(4<<20, "no!", ""), status: 403, answer: "no"},
+			{name: "refused by the last word", path: "/body", body: text(4<<20, "", "no!"), status: 403, answer: "no"},
+			{name: "without a word", path: "/body", body: text(1<<20, "", ""), status: 404, answer: "neither"},
+			{name: "too large", path: "/body", body: text(9<<20+1, "", "yes!"), status: 413, answer: "too_large"},
+			{name: "larger, but decided", path: "/body", body: text(12<<20, "yes!", ""), status: 200},
+			{name: "empty", path: "/body", body: "", status: 200},
+			{name: "empty, of unknown length", path: "/body", body: "", unsized: true, status: 404, answer: "neither"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				requests := g.upstream.requests.Load()
+				var body io.Reader = strings.NewReader(tt.body)
+				if tt.unsized {
+					body = unsized{body}
+				}
+				start := time.Now()
+				resp, err := client.Do(g.request(t.Context(), "POST", tt.path, "a", body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%d bytes: %v", len(tt.body), time.Since(start))
+				if tt.status != 200 {
+					if resp.StatusCode != tt.status || string(got) != tt.answer {
+						t.Errorf("%d %s, want %d %s", resp.StatusCode, got, tt.status, tt.answer)
+					}
+					if n := g.upstream.requests.Load() - requests; n != 0 {
+						t.Errorf("the provider saw %d requests", n)
+					}
+					return
+				}
+				if resp.StatusCode != 200 || string(got) != digest(tt.body) {
+					t.Errorf("%d %s, want %s", resp.StatusCode, got, digest(tt.body))
+				}
+				length := fmt.Sprint(len(tt.body))
+				if tt.unsized {
+					length = "-1"
+				}
+				if got := resp.Header.Get("x-length"); got != length {
+					t.Errorf("the provider saw content-length %s, want %s", got, length)
+				}
+				if got := resp.Header.Get("x-authorization"); got != "secret" {
+					t.Errorf("the provider saw authorization %q", got)
+				}
+			})
+		}
+	})
+	eventually(t, "all streams end", func() bool { return g.server.OpenStreams() == 0 })
+}
+
+// TestTrailers: those of request and response pass, with and without a body.
+func TestTrailers(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	for _, path := range []string{"/trailers", "/body/trailers"} {
+		for name, body := range map[string]string{"short": "yes!", "long": text(1<<20, "", "yes!"), "decided early": text(1<<20, "yes!", "")} {
+			t.Run(path+" "+name, func(t *testing.T) {
+				r := g.request(t.Context(), "POST", path, "a", unsized{strings.NewReader(body)})
+				r.Trailer = http.Header{"X-Sum": {"sum"}}
+				resp, err := g.client(true).Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err != nil || resp.StatusCode != 200 || string(got) != digest(body) {
+					t.Errorf("%d %s, %v", resp.StatusCode, got, err)
+				}
+				if got := resp.Header.Get("x-trailer-seen"); got != "sum" {
+					t.Errorf("the provider saw trailer %q", got)
+				}
+				if got := resp.Trailer.Get("x-after"); got != "trailer" {
+					t.Errorf("the client saw trailer %q", got)
+				}
+			})
+		}
+	}
+}
+
+// slowBody gives its text and then waits until it is closed or told to end.
+type slowBody struct {
+	text  io.Reader
+	until <-chan struct{}
+	rest  io.Reader
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	if n, err := b.text.Read(p); n > 0 || !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	<-b.until
+	return b.rest.Read(p)
+}
+
+func stalling(t *testing.T, n int) *slowBody {
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	return &slowBody{strings.NewReader(text(n, "", "")), end, strings.NewReader("")}
+}
+
+// TestBodyStalls: Envoy does not watch the time any more, the server does.
+func TestBodyStalls(t *testing.T) {
+	g := startGateway(t, extproc.Options{BodyTimeout: 300 * time.Millisecond})
+	both(t, func(t *testing.T, http2 bool) {
+		for _, n := range []int{0, 1000, 1 << 20} {
+			start := time.Now()
+			r := g.request(t.Context(), "POST", "/body", "a", stalling(t, n))
+			r.ContentLength = 2 << 20
+			resp, err := g.client(http2).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < 300*time.Millisecond || took > 5*time.Second {
+				t.Errorf("after %d bytes: %d %s in %v", n, resp.StatusCode, got, took)
+			}
+		}
+		if n := g.upstream.requests.Load(); n != 0 {
+			t.Errorf("the provider saw %d requests", n)
+		}
+	})
+}
+
+// TestClientLeaves: in the middle of a body that is being held, or passed on.
+func TestClientLeaves(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	both(t, func(t *testing.T, http2 bool) {
+		asked := g.p.asked.Load()
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		body := stalling(t, 1<<20)
+		go func() {
+			resp, err := g.client(http2).Do(g.request(ctx, "POST", "/body", "a", body))
+			if err == nil {
+				_ = resp.Body.Close()
+				err = errors.New(resp.Status)
+			}
+			failed <- err
+		}()
+		eventually(t, "the body arrives", func() bool { return g.p.asked.Load() > asked })
+		cancel()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if n := g.upstream.requests.Load(); n != 0 {
+			t.Errorf("the provider saw %d requests", n)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	body := stalling(t, 1<<20)
+	body.text = io.MultiReader(strings.NewReader("yes!"), body.text)
+	go func() {
+		if resp, err := g.client(false).Do(g.request(ctx, "POST", "/body", "a", body)); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
+	eventually(t, "the body passes", func() bool { return g.upstream.bytes.Load() == 1<<20+4 })
+	if n := g.server.OpenStreams(); n != 1 {
+		t.Errorf("%d streams are open", n)
+	}
+	cancel()
+	eventually(t, "the provider's request is cut", func() bool { return g.upstream.cut.Load() == 1 })
+	eventually(t, "the stream ends", func() bool { return g.server.OpenStreams() == 0 })
+	if n := g.upstream.bodies.Load(); n != 0 {
+		t.Error("the provider took half a body for a whole one")
+	}
+}
+
+// TestStopMidBody: a server that stops never lets half a body look whole, nor
+// one pass that was not decided.
+func TestStopMidBody(t *testing.T) {
+	for _, tt := range []struct {
+		name, first string
+		arrived     func(g *gateway) bool
+	}{
+		{"undecided", "", func(g *gateway) bool { return g.p.asked.Load() > 0 }},
+		{"passing on", "yes!", func(g *gateway) bool { return g.upstream.bytes.Load() >= 1<<20 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			both(t, func(t *testing.T, http2 bool) {
+				g := startGateway(t, extproc.Options{Drain: 100 * time.Millisecond})
+				body := stalling(t, 1<<20)
+				body.text = io.MultiReader(strings.NewReader(tt.first), body.text)
+				type result struct {
+					status int
+					err    error
+				}
+				done := make(chan result, 1)
+				go func() {
+					r := g.request(t.Context(), "POST", "/body", "a", body)
+					r.ContentLength = 2 << 20
+					resp, err := g.client(http2).Do(r)
+					if err != nil {
+						done <- result{0, err}
+						return
+					}
+					_ = resp.Body.Close()
+					done <- result{resp.StatusCode, nil}
+				}()
+				eventually(t, "the body arrives", func() bool { return tt.arrived(g) })
+				g.stop()
+				if r := <-done; r.err == nil && r.status != 503 {
+					t.Errorf("status %d", r.status)
+				}
+				if n := g.upstream.bodies.Load(); n != 0 {
+					t.Error("the provider took half a body for a whole one")
+				}
+				if tt.first == "" && g.upstream.requests.Load() != 0 {
+					t.Error("the provider saw the request")
+				}
+			})
+		})
+	}
+}
+
+// TestBodyMemory: what was decided is passed on, not kept.
+func TestBodyMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("sends 256 MiB")
+	}
+	g := startGateway(t, extproc.Options{MaxBody: 1 << 20})
+	const size = 256 << 20
+	piece := text(1<<20, "", "")
+	var peak atomic.Uint64
+	body := &pieces{n: size >> 20, piece: piece, each: func() {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		peak.Store(max(peak.Load(), m.HeapInuse))
+	}}
+	start := time.Now()
+	r := g.request(t.Context(), "POST", "/body", "a", io.MultiReader(strings.NewReader("yes!"), body))
+	r.ContentLength = size + 4
+	resp, err := g.client(false).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.HasPrefix(string(got), fmt.Sprint(size+4, " ")) {
+		t.Errorf("%s, %v", got, err)
+	}
+	t.Logf("%d MiB in %v, heap at most %d MiB", size>>20, time.Since(start), peak.Load()>>20)
+	if peak.Load() > 64<<20 {
+		t.Errorf("the heap grew to %d MiB", peak.Load()>>20)
+	}
+}
+
+// pieces is a body of equal pieces.
+type pieces struct {
+	n     int
+	piece string
+	at    strings.Reader
+	each  func()
+}
+
+func (b *pieces) Read(p []byte) (int, error) {
+	if b.at.Len() == 0 {
+		if b.n == 0 {
+			return 0, io.EOF
+		}
+		b.n--
+		b.each()
+		b.at.Reset(b.piece)
+	}
+	return b.at.Read(p)
+}
+
+// TestEndStreams: what a revoked key has open ends at once, in whatever state it
+// is; what another key has goes on to its end.
+func TestEndStreams(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	both(t, func(t *testing.T, http2 bool) {
+		g.upstream.release = make(chan struct{})
+		client := g.client(http2)
+		type result struct {
+			name, key string
+			status    int
+			body      string
+			err       error
+			at        time.Time
+		}
+		started, results := make(chan string, 20), make(chan result, 20)
+		finish := make(chan struct{})
+		run := func(name, key, method, path string, body io.Reader) {
+			r := result{name: name, key: key}
+			resp, err := client.Do(g.request(t.Context(), method, path, key, body))
+			if err != nil {
+				r.err, r.at = err, time.Now()
+				results <- r
+				return
+			}
+			defer resp.Body.Close()
+			r.status = resp.StatusCode
+			in := bufio.NewReader(resp.Body)
+			if _, err := in.Peek(1); err == nil {
+				started <- name
+			}
+			all, err := io.ReadAll(in)
+			r.body, r.err, r.at = string(all), err, time.Now()
+			results <- r
+		}
+		before := g.upstream.bytes.Load()
+		cut := g.upstream.cut.Load()
+		for _, key := range []string{"lost", "kept"} {
+			go run("download", key, "GET", "/download", nil)
+			go run("events", key, "GET", "/sse", nil)
+			go run("answer", key, "GET", "/headers", nil)
+			go run("upload", key, "PUT", "/upload", &slowBody{strings.NewReader(text(100<<10, "", "")), finish, strings.NewReader("")})
+			go run("body", key, "POST", "/body", &slowBody{strings.NewReader(text(100<<10, "yes!", "")), finish, strings.NewReader("")})
+		}
+		for range 4 { // downloads and events
+			<-started
+		}
+		eventually(t, "uploads are half done, all are open", func() bool {
+			return g.upstream.bytes.Load()-before == 4*100<<10 && g.server.OpenStreams() == 10
+		})
+
+		revoked := time.Now()
+		if n := g.server.EndStreams(func(key string) bool { return key == "lost" }); n != 5 {
+			t.Errorf("ended %d streams", n)
+		}
+		for range 5 {
+			r := <-results
+			t.Logf("%s of %s ended after %v: %d, %v", r.name, r.key, r.at.Sub(revoked), r.status, r.err)
+			switch {
+			case r.key != "lost":
+				t.Errorf("%s of the other key ended too: %d, %v", r.name, r.status, r.err)
+			case r.at.Sub(revoked) > time.Second:
+				t.Errorf("%s ended after %v", r.name, r.at.Sub(revoked))
+			case r.name == "download" || r.name == "events":
+				if r.err == nil {
+					t.Errorf("%s ended as if it were complete", r.name)
+				}
+			case r.err == nil && r.status != 503:
+				t.Errorf("%s: status %d", r.name, r.status)
+			}
+		}
+		eventually(t, "the provider's side is cut", func() bool { return g.upstream.cut.Load()-cut == 5 })
+		if n := g.server.EndStreams(func(key string) bool { return key == "lost" }); n != 0 {
+			t.Errorf("ended %d streams that had ended", n)
+		}
+		if n := g.server.OpenStreams(); n != 5 {
+			t.Errorf("%d streams are open", n)
+		}
+
+		close(g.upstream.release)
+		close(finish)
+		for range 5 {
+			if r := <-results; r.key != "kept" || r.status != 200 || r.err != nil {
+				t.Errorf("%s of %s: %d, %v", r.name, r.key, r.status, r.err)
+			}
+		}
+		eventually(t, "all streams end", func() bool { return g.server.OpenStreams() == 0 })
+	})
+}
+
+// TestManyOpen: no limit of Envoy's or gRPC's on the way to the bridge stops
+// requests that are open at the same time (Envoy's defaults are 1024).
+func TestManyOpen(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	const n = 1200
+	client := g.client(true)
+	failed := make(chan error, n)
+	for range n {
+		go func() {
+			resp, err := client.Do(g.request(t.Context(), "GET", "/headers", "a", nil))
+			if err == nil {
+				_ = resp.Body.Close()
+				err = errors.New(resp.Status)
+			}
+			failed <- err
+		}()
+	}
+	eventually(t, "all are open", func() bool { return g.upstream.requests.Load() == n })
+	if open := g.server.OpenStreams(); open != n {
+		t.Errorf("%d streams are open", open)
+	}
+	start := time.Now()
+	if ended := g.server.EndStreams(func(string) bool { return true }); ended != n {
+		t.Errorf("ended %d streams", ended)
+	}
+	t.Logf("EndStreams of %d took %v", n, time.Since(start))
+	for range n {
+		if err := <-failed; !strings.Contains(err.Error(), "503") {
+			t.Error(err)
+		}
+	}
+	t.Logf("all had ended after %v", time.Since(start))
+}
+
+// TestBridgeGone: the requests of a bridge that is gone end: nobody could revoke them.
+func TestBridgeGone(t *testing.T) {
+	g := startGateway(t, extproc.Options{Drain: time.Millisecond})
+	resp, err := g.client(false).Do(g.request(t.Context(), "GET", "/sse", "a", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	g.stop()
+	var timeout net.Error
+	if _, err := io.ReadAll(resp.Body); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		t.Errorf("the events ended with %v", err)
+	}
+	again, err := g.client(false).Do(g.request(t.Context(), "GET", "/", "a", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Body.Close()
+	if again.StatusCode != 503 {
+		t.Errorf("status %d", again.StatusCode)
+	}
+}

@@ -1,0 +1,81 @@
+package s3
+
+import (
+	"strings"
+
+	"keybridge/extproc/grant"
+)
+
+const copySource = "x-amz-copy-source"
+
+// authoriseCopy holds the source of a copy against the key's repository, and notes
+// the one spelling of it that the provider gets.
+//
+// The provider reads the source with the destination's credential, so both connectors
+// must be one account: otherwise the copy would need a credential outside of what it
+// is bound to, and more often than not the provider could not make it anyway.
+func (s *scratch) authoriseCopy(repository *grant.Repository, to *grant.Connector) *failure {
+	bucket, ok := s.parseCopySource(s.found.copySource.value)
+	if !ok {
+		return &failCopySource
+	}
+	from := repository.Storage(bucket)
+	switch {
+	case from == nil:
+		return &failBucket
+	case from != to && !from.SameAccount(to):
+		return &failCopyAcross
+	}
+	return nil
+}
+
+// parseCopySource reads x-amz-copy-source: bucket/key, with a slash before it or not,
+// percent-encoded, then ?versionId=… or nothing ("CopyObject", Amazon S3 API
+// Reference). A plus means a space, as S3 reads it. Access points (arn:…) have no
+// bucket that could be looked up. The canonical spelling is left in s.source.
+func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
+	path, version, versioned := strings.Cut(raw, "?")
+	from := len(s.text)
+	if s.text, ok = appendUnescaped(s.text, path); !ok {
+		return "", false
+	}
+	decoded := strings.TrimPrefix(view(s.text[from:]), "/")
+	bucket, key, _ := strings.Cut(decoded, "/")
+	if bucket == "" || bucket == "." || bucket == ".." || key == "" || !staysInside(key) {
+		return "", false
+	}
+	b := s.source[:0]
+	for i := 0; i < len(decoded); i++ {
+		b = encode(b, decoded[i], false)
+	}
+	if versioned {
+		id, found := strings.CutPrefix(version, "versionId=")
+		from = len(s.text)
+		if s.text, ok = appendUnescaped(s.text, id); !ok || !found || id == "" {
+			return "", false
+		}
+		b = append(b, "?versionId="...)
+		for _, c := range s.text[from:] {
+			b = encode(b, c, true)
+		}
+	}
+	s.source = b
+	return bucket, true
+}
+
+// appendUnescaped decodes s, whose plus signs are spaces. A raw ampersand or question
+// mark, which would begin another parameter, is refused, as is what no URL holds.
+func appendUnescaped(b []byte, s string) ([]byte, bool) {
+	for s != "" {
+		c, n, ok := next(s)
+		if !ok || (n == 1 && (c == '&' || c == '?')) {
+			return b, false
+		}
+		if n == 1 && c == '+' {
+			c = ' '
+		}
+		b = append(b, c)
+		s = s[n:]
+	}
+	return b, true
+}
