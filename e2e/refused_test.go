@@ -65,10 +65,19 @@ func TestS3Refusals(t *testing.T) {
 		{"header that was not signed", s3Request{method: put, path: object, key: w.admin, body: "x", unsigned: []string{"X-Amz-Acl", "public-read"}}, 403, "AccessDenied"},
 		{"metadata that was not signed", s3Request{method: put, path: object, key: w.admin, body: "x", unsigned: []string{"X-Amz-Meta-Owner", "me"}}, 403, "AccessDenied"},
 		{"publishing", s3Request{method: put, path: object, key: w.admin, body: "x", header: []string{"X-Amz-Acl", "public-read"}}, 403, "AccessDenied"},
-		{"presigned", s3Request{method: get, path: object, key: w.admin, presign: true}, 501, "NotImplemented"},
+		{"presigned, expired", s3Request{method: get, path: object, key: w.admin, presign: true, at: time.Now().Add(-301 * time.Second)}, 403, "AccessDenied"},
+		{"presigned, of the future", s3Request{method: get, path: object, key: w.admin, presign: true, at: time.Now().Add(16 * time.Minute)}, 403, "AccessDenied"},
+		{"presigned, wrong secret", s3Request{method: get, path: object, key: stack.Key{Key: w.read.Key, Secret: flip(w.read.Secret)}, presign: true}, 403, "SignatureDoesNotMatch"},
+		{"presigned, header added", s3Request{method: put, path: object, key: w.admin, presign: true, unsigned: []string{"X-Amz-Acl", "public-read"}}, 403, "AccessDenied"},
+		{"presigned, and a header's authorization", s3Request{method: get, path: object, key: w.admin, presign: true, unsigned: []string{"Authorization", "AWS4-HMAC-SHA256 x"}}, 400, "InvalidArgument"},
+		{"presigned, READ key writing", s3Request{method: put, path: object, key: w.read, presign: true}, 403, "AccessDenied"},
+		{"presigned, foreign bucket", s3Request{method: get, path: foreign, key: w.admin, presign: true}, 403, "AccessDenied"},
 		{"signed chunks", s3Request{method: put, path: object, key: w.admin, body: "x", hash: "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"}, 501, "NotImplemented"},
-		{"copy", s3Request{method: put, path: "/" + bucket + "/copy", key: w.admin, header: []string{"X-Amz-Copy-Source", foreign}}, 501, "NotImplemented"},
-		{"listing buckets", s3Request{method: get, path: "/", key: w.admin}, 501, "NotImplemented"},
+		{"copy", s3Request{method: put, path: "/" + bucket + "/copy", key: w.admin, header: []string{"X-Amz-Copy-Source", foreign}}, 403, "AccessDenied"},
+		{"WRITE key copying", s3Request{method: put, path: "/" + bucket + "/copy", key: w.write, header: []string{"X-Amz-Copy-Source", object}}, 403, "AccessDenied"},
+		{"WRITE key listing buckets", s3Request{method: get, path: "/", key: w.write}, 403, "AccessDenied"},
+		{"creating a bucket", s3Request{method: put, path: "/brand-new-bucket", key: w.admin}, 403, "AccessDenied"},
+		{"deleting a bucket", s3Request{method: http.MethodDelete, path: "/" + bucket, key: w.admin}, 403, "AccessDenied"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.reset()

@@ -78,7 +78,7 @@ func newWorld(ctx context.Context, c config) (_ *world, err error) {
 		return nil, err
 	}
 	if w.Stack, err = stack.Start(stack.Config{
-		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, Output: w.output,
+		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, Output: w.output, S3Domains: []string{"localhost"},
 	}); err != nil {
 		return nil, err
 	}

@@ -12,30 +12,26 @@ import (
 // (ProcessingMode.BodySendMode.FULL_DUPLEX_STREAMED).
 const maxPiece = 64 << 10
 
-var (
-	// sendBody makes Envoy send the body while it goes on waiting for the answer to
-	// the headers. It must carry nothing else, and Envoy stops its message timer
-	// with it (measured with Envoy 1.40): from here on the bridge watches the time.
-	sendBody = &extprocv3.ProcessingResponse{ModeOverride: &extprocfilterv3.ProcessingMode{
-		RequestHeaderMode:   extprocfilterv3.ProcessingMode_SEND,
-		RequestBodyMode:     extprocfilterv3.ProcessingMode_FULL_DUPLEX_STREAMED,
-		RequestTrailerMode:  extprocfilterv3.ProcessingMode_SEND,
-		ResponseHeaderMode:  extprocfilterv3.ProcessingMode_SKIP,
-		ResponseBodyMode:    extprocfilterv3.ProcessingMode_NONE,
-		ResponseTrailerMode: extprocfilterv3.ProcessingMode_SEND,
-	}}
-	requestTrailersGoOn = &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestTrailers{
-		RequestTrailers: &extprocv3.TrailersResponse{},
-	}}
-)
+// sendBody makes Envoy send the body while it goes on waiting for the answer to
+// the headers. It must carry nothing else, and Envoy stops its message timer
+// with it (measured with Envoy 1.40): from here on the bridge watches the time.
+var sendBody = &extprocv3.ProcessingResponse{ModeOverride: &extprocfilterv3.ProcessingMode{
+	RequestHeaderMode:   extprocfilterv3.ProcessingMode_SEND,
+	RequestBodyMode:     extprocfilterv3.ProcessingMode_FULL_DUPLEX_STREAMED,
+	RequestTrailerMode:  extprocfilterv3.ProcessingMode_SEND,
+	ResponseHeaderMode:  extprocfilterv3.ProcessingMode_SKIP,
+	ResponseBodyMode:    extprocfilterv3.ProcessingMode_NONE,
+	ResponseTrailerMode: extprocfilterv3.ProcessingMode_SEND,
+}}
 
 // body is the body of a request that waits for its decision.
 type body struct {
 	decider  BodyDecider
 	server   *Server
 	held     []byte
-	trailers bool // arrived
-	complete bool
+	rest     []byte // of the last piece, beyond what may be held
+	complete bool   // held is the whole body
+	last     bool   // no more of the body comes
 
 	// One of the handler and the timer answers.
 	mu       sync.Mutex
@@ -70,7 +66,7 @@ func (c *call) answerBody() (more bool, err error) {
 			return false, c.stream.Send(c.x.refuse(refusal))
 		}
 		c.server.tell(c.protocol, nil, c.took)
-		return !b.complete, c.sendHeld(decision, b)
+		return !b.last, c.sendHeld(decision, b)
 	}
 }
 
@@ -108,27 +104,31 @@ func (b *body) answer() bool {
 func (c *call) take(b *body) (*Decision, *Error) {
 	switch m := c.message.GetRequest().(type) {
 	case *extprocv3.ProcessingRequest_RequestBody:
-		if len(b.held)+len(m.RequestBody.GetBody()) > c.server.opts.MaxBody {
-			return nil, words(b.decider.TooLarge)
-		}
-		if !b.hold(m.RequestBody.GetBody()) {
+		piece := m.RequestBody.GetBody()
+		n := min(len(piece), c.server.opts.MaxBody-len(b.held))
+		if !b.hold(piece[:n]) {
 			c.server.opts.Logger.Warn("bodies held for decisions fill their memory", "bytes", c.server.opts.MaxHeld)
 			return nil, unavailable(c.protocol)
 		}
-		b.complete = m.RequestBody.GetEndOfStream()
-	case *extprocv3.ProcessingRequest_RequestTrailers:
-		b.trailers, b.complete = true, true
+		b.rest, b.last = piece[n:], m.RequestBody.GetEndOfStream()
+		b.complete = b.last && len(b.rest) == 0
 	default:
+		// Trailers of the request are among what ends it: once they are answered Envoy
+		// 1.40 sends the provider the whole body a second time (measured).
 		return nil, nil
 	}
-	return c.decide(b)
+	d, e := c.decide(b)
+	if e == NeedBody && len(b.held) == c.server.opts.MaxBody {
+		return nil, words(b.decider.TooLarge)
+	}
+	return d, e
 }
 
 // hold copies a piece, unless too much is held already of all bodies together.
 func (b *body) hold(piece []byte) bool {
 	if need := len(b.held) + len(piece); need > cap(b.held) {
 		// A client is not given memory for what it only announces.
-		size := min(max(2*cap(b.held), need, 16<<10), max(need, b.server.opts.MaxBody))
+		size := min(max(2*cap(b.held), need, 16<<10), b.server.opts.MaxBody)
 		if b.server.held.Add(int64(size-cap(b.held))) > b.server.opts.MaxHeld {
 			b.server.held.Add(int64(cap(b.held) - size))
 			return false
@@ -151,10 +151,10 @@ func (c *call) sendHeld(d *Decision, b *body) error {
 	if err := c.stream.Send(c.x.forward(d)); err != nil {
 		return err
 	}
-	if err := c.pass(b.held, b.complete && !b.trailers); err != nil || !b.trailers {
+	if err := c.pass(b.held, b.complete); err != nil || b.complete {
 		return err
 	}
-	return c.stream.Send(requestTrailersGoOn)
+	return c.pass(b.rest, b.last)
 }
 
 // pass sends bytes of the body on, as they came; last closes the body.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,53 +105,79 @@ func TestBodyDecision(t *testing.T) {
 	eventually(t, "all streams end", func() bool { return g.server.OpenStreams() == 0 })
 }
 
-// TestTrailers: those of request and response pass, with and without a body.
+// TestTrailers: those of a response pass. Those of a request pass too, unless its
+// body decides: Envoy would send the body twice, and so such a request ends.
 func TestTrailers(t *testing.T) {
 	g := startGateway(t, extproc.Options{})
-	for _, path := range []string{"/trailers", "/body/trailers"} {
-		for name, body := range map[string]string{"short": "yes!", "long": text(1<<20, "", "yes!"), "decided early": text(1<<20, "yes!", "")} {
-			t.Run(path+" "+name, func(t *testing.T) {
-				r := g.request(t.Context(), "POST", path, "a", unsized{strings.NewReader(body)})
-				r.Trailer = http.Header{"X-Sum": {"sum"}}
-				resp, err := g.client(true).Do(r)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer resp.Body.Close()
-				got, err := io.ReadAll(resp.Body)
-				if err != nil || resp.StatusCode != 200 || string(got) != digest(body) {
-					t.Errorf("%d %s, %v", resp.StatusCode, got, err)
-				}
-				if got := resp.Header.Get("x-trailer-seen"); got != "sum" {
-					t.Errorf("the provider saw trailer %q", got)
-				}
-				if got := resp.Trailer.Get("x-after"); got != "trailer" {
-					t.Errorf("the client saw trailer %q", got)
-				}
-			})
+	send := func(t *testing.T, path, body string, trailer http.Header) (*http.Response, string, error) {
+		r := g.request(t.Context(), "POST", path, "a", unsized{strings.NewReader(body)})
+		r.Trailer = trailer
+		resp, err := g.client(true).Do(r)
+		if err != nil {
+			return nil, "", err
 		}
+		defer resp.Body.Close()
+		got, err := io.ReadAll(resp.Body)
+		return resp, string(got), err
+	}
+	for name, body := range map[string]string{
+		"short": "yes!", "word last": text(1<<20, "", "yes!"), "word first": text(1<<20, "yes!", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/trailers", "/body/trailers"} {
+				resp, got, err := send(t, path, body, nil)
+				if err != nil || resp.StatusCode != 200 || got != digest(body) || resp.Trailer.Get("x-after") != "trailer" {
+					t.Errorf("%s: %v %s, %v", path, resp, got, err)
+				}
+			}
+			resp, got, err := send(t, "/trailers", body, http.Header{"X-Sum": {"sum"}})
+			if err != nil || resp.StatusCode != 200 || got != digest(body) || resp.Header.Get("x-trailer-seen") != "sum" {
+				t.Errorf("with trailers: %v %s, %v", resp, got, err)
+			}
+			bodies := g.upstream.bodies.Load()
+			if resp, got, err = send(t, "/body/trailers", body, http.Header{"X-Sum": {"sum"}}); err == nil && resp.StatusCode != 503 {
+				t.Errorf("body and trailers: %v %s", resp, got)
+			}
+			if g.upstream.bodies.Load() != bodies {
+				t.Error("the provider took a body with trailers for whole")
+			}
+		})
 	}
 }
 
-// slowBody gives its text and then waits until it is closed or told to end.
+// slowBody gives its text and ends when it is told to, or closed.
 type slowBody struct {
 	text  io.Reader
 	until <-chan struct{}
-	rest  io.Reader
+	gone  chan struct{}
+	close func()
+}
+
+func slowly(text io.Reader, until <-chan struct{}) *slowBody {
+	gone := make(chan struct{})
+	return &slowBody{text, until, gone, sync.OnceFunc(func() { close(gone) })}
 }
 
 func (b *slowBody) Read(p []byte) (int, error) {
 	if n, err := b.text.Read(p); n > 0 || !errors.Is(err, io.EOF) {
 		return n, err
 	}
-	<-b.until
-	return b.rest.Read(p)
+	select {
+	case <-b.until:
+		return 0, io.EOF
+	case <-b.gone:
+		return 0, net.ErrClosed
+	}
 }
 
-func stalling(t *testing.T, n int) *slowBody {
-	end := make(chan struct{})
-	t.Cleanup(func() { close(end) })
-	return &slowBody{strings.NewReader(text(n, "", "")), end, strings.NewReader("")}
+func (b *slowBody) Close() error {
+	b.close()
+	return nil
+}
+
+// stalling never ends by itself.
+func stalling(first string, n int) *slowBody {
+	return slowly(strings.NewReader(text(n, first, "")), nil)
 }
 
 // TestBodyStalls: Envoy does not watch the time any more, the server does.
@@ -159,7 +186,7 @@ func TestBodyStalls(t *testing.T) {
 	both(t, func(t *testing.T, http2 bool) {
 		for _, n := range []int{0, 1000, 1 << 20} {
 			start := time.Now()
-			r := g.request(t.Context(), "POST", "/body", "a", stalling(t, n))
+			r := g.request(t.Context(), "POST", "/body", "a", stalling("", n))
 			r.ContentLength = 2 << 20
 			resp, err := g.client(http2).Do(r)
 			if err != nil {
@@ -184,7 +211,7 @@ func TestClientLeaves(t *testing.T) {
 		asked := g.p.asked.Load()
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
-		body := stalling(t, 1<<20)
+		body := stalling("", 1<<20)
 		go func() {
 			resp, err := g.client(http2).Do(g.request(ctx, "POST", "/body", "a", body))
 			if err == nil {
@@ -195,26 +222,27 @@ func TestClientLeaves(t *testing.T) {
 		}()
 		eventually(t, "the body arrives", func() bool { return g.p.asked.Load() > asked })
 		cancel()
-		if err := <-failed; !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
+		_ = body.Close() // or net/http waits for it
+		if err := <-failed; err == nil {
+			t.Error("no error")
 		}
 		if n := g.upstream.requests.Load(); n != 0 {
 			t.Errorf("the provider saw %d requests", n)
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	body := stalling(t, 1<<20)
-	body.text = io.MultiReader(strings.NewReader("yes!"), body.text)
+	body := stalling("yes!", 1<<20)
 	go func() {
 		if resp, err := g.client(false).Do(g.request(ctx, "POST", "/body", "a", body)); err == nil {
 			_ = resp.Body.Close()
 		}
 	}()
-	eventually(t, "the body passes", func() bool { return g.upstream.bytes.Load() == 1<<20+4 })
+	eventually(t, "the body passes", func() bool { return g.upstream.bytes.Load() == 1<<20 })
 	if n := g.server.OpenStreams(); n != 1 {
 		t.Errorf("%d streams are open", n)
 	}
 	cancel()
+	_ = body.Close()
 	eventually(t, "the provider's request is cut", func() bool { return g.upstream.cut.Load() == 1 })
 	eventually(t, "the stream ends", func() bool { return g.server.OpenStreams() == 0 })
 	if n := g.upstream.bodies.Load(); n != 0 {
@@ -235,8 +263,7 @@ func TestStopMidBody(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			both(t, func(t *testing.T, http2 bool) {
 				g := startGateway(t, extproc.Options{Drain: 100 * time.Millisecond})
-				body := stalling(t, 1<<20)
-				body.text = io.MultiReader(strings.NewReader(tt.first), body.text)
+				body := stalling(tt.first, 1<<20)
 				type result struct {
 					status int
 					err    error
@@ -255,6 +282,8 @@ func TestStopMidBody(t *testing.T) {
 				}()
 				eventually(t, "the body arrives", func() bool { return tt.arrived(g) })
 				g.stop()
+				eventually(t, "the provider's request is cut", func() bool { return g.upstream.cut.Load() == g.upstream.requests.Load() })
+				_ = body.Close() // or net/http waits for it
 				if r := <-done; r.err == nil && r.status != 503 {
 					t.Errorf("status %d", r.status)
 				}
@@ -277,11 +306,14 @@ func TestBodyMemory(t *testing.T) {
 	g := startGateway(t, extproc.Options{MaxBody: 1 << 20})
 	const size = 256 << 20
 	piece := text(1<<20, "", "")
-	var peak atomic.Uint64
-	body := &pieces{n: size >> 20, piece: piece, each: func() {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		peak.Store(max(peak.Load(), m.HeapInuse))
+	var peak uint64
+	body := &pieces{n: size >> 20, piece: piece, each: func(left int) {
+		if left%16 == 0 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapAlloc)
+		}
 	}}
 	start := time.Now()
 	r := g.request(t.Context(), "POST", "/body", "a", io.MultiReader(strings.NewReader("yes!"), body))
@@ -295,10 +327,31 @@ func TestBodyMemory(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(got), fmt.Sprint(size+4, " ")) {
 		t.Errorf("%s, %v", got, err)
 	}
-	t.Logf("%d MiB in %v, heap at most %d MiB", size>>20, time.Since(start), peak.Load()>>20)
-	if peak.Load() > 64<<20 {
-		t.Errorf("the heap grew to %d MiB", peak.Load()>>20)
+	t.Logf("%d MiB in %v, heap live at most %d MiB", size>>20, time.Since(start), peak>>20)
+	if peak > 32<<20 {
+		t.Errorf("the heap grew to %d MiB", peak>>20)
 	}
+}
+
+// TestSlowProvider: a client sends no faster than the provider reads.
+func TestSlowProvider(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	both(t, func(t *testing.T, http2 bool) {
+		for _, path := range []string{"/headers", "/body/headers"} {
+			var sent atomic.Int64
+			body := &pieces{n: 256, piece: text(1<<20, "yes!", ""), each: func(int) { sent.Add(1) }}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			r := g.request(ctx, "POST", path, "a", body)
+			r.ContentLength = 256 << 20
+			if resp, err := g.client(http2).Do(r); err == nil {
+				_ = resp.Body.Close()
+			}
+			cancel()
+			t.Logf("%s: %d MiB sent to a provider that reads nothing", path, sent.Load())
+			b, _ := g.envoy.Admin(context.Background(), "/memory")
+			t.Logf("%s", b)
+		}
+	})
 }
 
 // pieces is a body of equal pieces.
@@ -306,7 +359,7 @@ type pieces struct {
 	n     int
 	piece string
 	at    strings.Reader
-	each  func()
+	each  func(left int)
 }
 
 func (b *pieces) Read(p []byte) (int, error) {
@@ -315,7 +368,7 @@ func (b *pieces) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		b.n--
-		b.each()
+		b.each(b.n)
 		b.at.Reset(b.piece)
 	}
 	return b.at.Read(p)
@@ -361,8 +414,8 @@ func TestEndStreams(t *testing.T) {
 			go run("download", key, "GET", "/download", nil)
 			go run("events", key, "GET", "/sse", nil)
 			go run("answer", key, "GET", "/headers", nil)
-			go run("upload", key, "PUT", "/upload", &slowBody{strings.NewReader(text(100<<10, "", "")), finish, strings.NewReader("")})
-			go run("body", key, "POST", "/body", &slowBody{strings.NewReader(text(100<<10, "yes!", "")), finish, strings.NewReader("")})
+			go run("upload", key, "PUT", "/upload", slowly(strings.NewReader(text(100<<10, "", "")), finish))
+			go run("body", key, "POST", "/body", slowly(strings.NewReader(text(100<<10, "yes!", "")), finish))
 		}
 		for range 4 { // downloads and events
 			<-started
@@ -381,7 +434,8 @@ func TestEndStreams(t *testing.T) {
 			switch {
 			case r.key != "lost":
 				t.Errorf("%s of the other key ended too: %d, %v", r.name, r.status, r.err)
-			case r.at.Sub(revoked) > time.Second:
+			case r.at.Sub(revoked) > 3*time.Second: // Envoy closes an HTTP/1.1 connection after its delayed_close_timeout, 1 s
+
 				t.Errorf("%s ended after %v", r.name, r.at.Sub(revoked))
 			case r.name == "download" || r.name == "events":
 				if r.err == nil {
@@ -427,6 +481,13 @@ func TestManyOpen(t *testing.T) {
 			failed <- err
 		}()
 	}
+	t.Cleanup(func() {
+		if len(failed) > 0 {
+			t.Log(g.upstream.requests.Load(), g.server.OpenStreams(), len(failed), <-failed)
+			s, _ := g.envoy.Admin(context.Background(), "/stats?usedonly&filter=overflow|pending|cx_total|rq_total|reset|cx_active|extproc.*timeout|local_reply|failed")
+			t.Logf("%s", s)
+		}
+	})
 	eventually(t, "all are open", func() bool { return g.upstream.requests.Load() == n })
 	if open := g.server.OpenStreams(); open != n {
 		t.Errorf("%d streams are open", open)

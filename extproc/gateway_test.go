@@ -261,6 +261,7 @@ func startUpstream(t *testing.T) *upstream {
 	u := &upstream{release: make(chan struct{})}
 	u.Server = httptest.NewUnstartedServer(http.HandlerFunc(u.serve))
 	u.EnableHTTP2 = true
+	u.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 5000} // or Envoy is refused some, and retries but a few
 	u.StartTLS()
 	t.Cleanup(func() {
 		u.CloseClientConnections()
@@ -306,7 +307,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, "data: 2\n\n")
 		}
 		return
-	case "/headers": // none for a while
+	case "/headers", "/body/headers": // none for a while, and the body is not read
 		if wait() {
 			_, _ = io.WriteString(w, "at last")
 		}

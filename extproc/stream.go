@@ -156,14 +156,6 @@ func (c *call) follow(more bool) error {
 			if err := c.pass(m.RequestBody.GetBody(), !more); err != nil {
 				return err
 			}
-		case *extprocv3.ProcessingRequest_RequestTrailers:
-			if !more {
-				return errUnexpected
-			}
-			more = false
-			if err := c.stream.Send(requestTrailersGoOn); err != nil {
-				return err
-			}
 		case *extprocv3.ProcessingRequest_ResponseTrailers:
 			if answered {
 				return errUnexpected
@@ -172,7 +164,7 @@ func (c *call) follow(more bool) error {
 			if err := c.stream.Send(responseTrailersGoOn); err != nil {
 				return err
 			}
-		default:
+		default: // trailers of the request too: see take
 			return errUnexpected
 		}
 	}

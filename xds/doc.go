@@ -1,7 +1,7 @@
 // Package xds is the aggregated discovery server that Keybridge runs twice: in
 // the control plane, where bridges fetch the typed resources of xds/config/v1
-// over mTLS, and in every bridge, where its Envoy fetches listeners, routes and
-// clusters over a unix socket.
+// over mTLS, and in every bridge, where its Envoy fetches listeners, routes,
+// clusters and certificates over a unix socket.
 //
 // Resources live in groups. A group is what one set of peers may see (the
 // workspaces that a bridge is enrolled for; in a bridge there is one group, its

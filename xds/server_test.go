@@ -255,7 +255,7 @@ func TestNack(t *testing.T) {
 	got := w.server.Status()
 	want := []xds.Status{{
 		Node: "b", Group: "g", TypeURL: connectors, Connected: true,
-		Sent: v2, Acked: v2, Answered: true, Nack: nack.Text, Nacked: v,
+		Sent: v2, Acked: v2, Answered: true, Nack: nack.Text, Nacked: v, Nacks: 1,
 	}}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(xds.Status{}, "NackAt")); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

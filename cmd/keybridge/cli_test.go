@@ -200,14 +200,18 @@ func stable(s string) string {
 		{`\bkb-[a-z0-9]{20}-[A-Za-z0-9]{43}\b`, "kb-repository-key-%03d"},
 		{`\bkbt-[A-Za-z0-9]{43}\b`, "kbt-%039d"},
 		{`\b[a-z0-9]{20}\b`, "keyid%015d"},
-		{`20\d\d-\d\d-\d\dT\d\d:\d\dZ`, "2026-01-0%dT00:00Z"},
-		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`, "2026-01-01T00:00:0%dZ"},
+		{`20\d\d-\d\d-\d\dT\d\d:\d\dZ`, "2026-01-01T00:00Z"},
+		{`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`, "2026-01-01T00:00:00Z"},
 		{`127\.0\.0\.1:\d{4,5}`, "127.0.0.1:%04d"},
 	} {
 		seen := map[string]string{}
 		s = regexp.MustCompile(r.pattern).ReplaceAllStringFunc(s, func(found string) string {
 			if seen[found] == "" {
-				seen[found] = fmt.Sprintf(r.to, len(seen)+1)
+				to := r.to
+				if strings.Contains(to, "%") {
+					to = fmt.Sprintf(to, len(seen)+1)
+				}
+				seen[found] = to
 			}
 			return seen[found]
 		})

@@ -112,22 +112,35 @@ func explain(err error) (message, hint string) {
 	return message, ""
 }
 
+// forbidden reports whether an error is that the token's role does not suffice.
+func forbidden(err error) bool {
+	var refused *client.Error
+	return errors.As(err, &refused) && refused.Code == "FORBIDDEN"
+}
+
 // hints say what to do about an error code of the admin API; docs/errors.md says more.
 var hints = map[string]string{
 	"FORBIDDEN":              "use a token with a higher role in this workspace: keybridge token list",
+	"AUDIT_UNAVAILABLE":      "the control plane cannot write its audit log; look at its disk and its log",
 	"IDEMPOTENCY_KEY_REUSED": "use a fresh Idempotency-Key for a different request",
 	"ID_TAKEN":               "run the command again: it makes a new id each time",
 	"INTERNAL":               "the control plane's log has the reason",
-	"IN_USE":                 "see who uses it: keybridge repo list",
+	"IN_USE":                 "`keybridge repo list` and `keybridge connector list` show who uses it",
 	"NAME_ALREADY_USED":      "choose another name, or look at what has it with the list command",
 	"NOT_FOUND":              "names and ids are those of the list command; another workspace's are not found",
+	"LAST_ADMIN":             "make another first: keybridge token create --role '*=ADMIN'",
+	"NO_BRIDGE":              "keybridge node list shows the bridges; --no-validate does without",
+	"PROBE_FAILED":           "try again; the bridge's log may say more",
+	"PROVIDER_REFUSED":       "that is the provider's answer; check key, secret, bucket, region and endpoint",
 	"NO_SEALING_KEY":         "the manifest in the store names no current sealing key; the control plane's log says more",
 	"SEALED_MISMATCH":        "it was changed meanwhile; run the command again",
 	"SEALING_KEY_CHANGED":    "run the command again: it seals to the new key",
 	"SECRET_SHOWN_ONCE":      "delete the key and make another: keybridge key delete, keybridge key create",
 	"TOO_LARGE":              "requests have up to 1 MiB; is that the file you meant?",
+	"TOO_MANY_REQUESTS":      "wait a little and try again",
 	"UNAUTHORIZED":           "the token is unknown, expired or revoked; $" + envTokenFile + " or --token-file says which file is read",
 	"UNAVAILABLE":            "the store is busy or closing; try again",
 	"VERSION_MISMATCH":       "it was changed meanwhile; look at it and run the command again",
 	"VERSION_CONFLICT":       "it was changed meanwhile; run the command again",
+	"WORKSPACE_NOT_EMPTY":    "delete its repositories, connectors and credentials first",
 }

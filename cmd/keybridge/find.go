@@ -61,14 +61,16 @@ func edits(a, b string) int {
 
 // connector is either kind, as lists show them.
 type connector struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Type      string    `json:"type"`
-	Workspace string    `json:"workspace"` // name
-	Bucket    string    `json:"bucket,omitempty"`
-	Region    string    `json:"region,omitempty"`
-	Endpoint  string    `json:"endpoint"`
-	Key       string    `json:"key,omitempty"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Type      string `json:"type"`
+	Workspace string `json:"workspace"` // name
+	Bucket    string `json:"bucket,omitempty"`
+	Region    string `json:"region,omitempty"`
+	Endpoint  string `json:"endpoint"`
+	Key       string `json:"key,omitempty"`
+	// Status is ONLINE or OFFLINE as bridges find it, empty before any has.
+	Status    string    `json:"status,omitempty"`
 	CreatedAt time.Time `json:"createdAt"`
 }
 
@@ -87,18 +89,26 @@ func connectors(ctx context.Context, c *client.Client, workspace string, workspa
 	for _, b := range buckets {
 		all = append(all, connector{
 			ID: b.ID, Name: b.Name, Type: b.StorageType, Workspace: workspaces[b.WorkspaceID], Bucket: b.Bucket, Region: b.Region,
-			Endpoint: b.Endpoint, Key: b.Key, CreatedAt: b.CreatedAt,
+			Endpoint: b.Endpoint, Key: b.Key, Status: b.Status, CreatedAt: b.CreatedAt,
 		})
 	}
 	for _, l := range llms {
 		all = append(all, connector{
-			ID: l.ID, Name: l.Name, Type: l.AIType, Workspace: workspaces[l.WorkspaceID], Endpoint: l.Endpoint, CreatedAt: l.CreatedAt,
+			ID: l.ID, Name: l.Name, Type: l.AIType, Workspace: workspaces[l.WorkspaceID], Endpoint: l.Endpoint, Status: l.Status, CreatedAt: l.CreatedAt,
 		})
 	}
 	return all, nil
 }
 
 func (c connector) storage() bool { return c.Type == "S3" }
+
+// nodes is how each bridge last found it.
+func (c connector) nodes(ctx context.Context, api *client.Client) ([]client.Node, error) {
+	if c.storage() {
+		return api.BucketStatus(ctx, c.ID)
+	}
+	return api.LLMStatus(ctx, c.ID)
+}
 
 func (t *tenant) connectors(ctx context.Context) ([]connector, error) {
 	return connectors(ctx, t.Client, t.id, map[string]string{t.id: t.name})

@@ -19,6 +19,10 @@ type fleet struct {
 	ads *xds.Server
 }
 
+// bridgePatience is how long a probe waits for a bridge that has just been
+// started, or lost the control plane for a moment.
+const bridgePatience = 3 * time.Second
+
 // probeProviders are the names that link.Probe has for connector types.
 var probeProviders = map[store.ConnectorType]string{
 	store.TypeS3: "S3", store.TypeOpenAI: "OPENAI", store.TypeOther: "OTHER", store.TypeAnthropic: "ANTHROPIC",
@@ -37,6 +41,13 @@ func (f fleet) Probe(ctx context.Context, p api.Probe) (api.ProbeResult, error) 
 		ask.Sealed = raw
 	}
 	r, err := f.hub.Probe(ctx, ask)
+	for end := time.Now().Add(bridgePatience); errors.Is(err, link.ErrNoBridge) && ctx.Err() == nil && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+			r, err = f.hub.Probe(ctx, ask)
+		}
+	}
 	if errors.Is(err, link.ErrNoBridge) {
 		return api.ProbeResult{}, errors.Join(api.ErrNoBridge, err)
 	} else if err != nil {

@@ -15,7 +15,7 @@ func keyCommand() *cobra.Command {
 	cmd := group("key", "Repository keys: what applications hold")
 	s := keyScope{addScopeFlags(cmd), cmd.PersistentFlags().String("repo", "", "repository, by name or id (default: the only one)")}
 	complete(cmd, "repo", s.repoNames, s.scope)
-	cmd.AddCommand(keyCreateCommand(s), keyListCommand(s), keyDeleteCommand(s))
+	cmd.AddCommand(keyCreateCommand(s), keyListCommand(s), keyRotateCommand(s), keySwitchCommand(s, true), keySwitchCommand(s, false), keyDeleteCommand(s))
 	return cmd
 }
 
@@ -100,11 +100,11 @@ which keeps it sealed, nor its database.`,
 	name := cmd.Flags().String("name", "", "what the key is for")
 	access := cmd.Flags().String("access", "READ", "storage keys: READ, WRITE or ADMIN")
 	ai := cmd.Flags().Bool("ai", false, "make an AI key")
-	aiType := cmd.Flags().String("ai-type", "OPENAI", "AI keys: OPENAI or OTHER")
+	aiType := cmd.Flags().String("ai-type", "OPENAI", "AI keys: OPENAI, ANTHROPIC or OTHER")
 	ttl := cmd.Flags().Duration("expires-in", 0, "how long the key is good for, e.g. 720h; 0: for ever")
 	env := cmd.Flags().Bool("env", false, "print as the environment variables that SDKs read")
 	oneOf(cmd, "access", "READ", "WRITE", "ADMIN")
-	oneOf(cmd, "ai-type", "OPENAI", "OTHER")
+	oneOf(cmd, "ai-type", "OPENAI", "ANTHROPIC", "OTHER")
 	required(cmd, "name")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *env && *s.json {
@@ -117,11 +117,7 @@ which keeps it sealed, nor its database.`,
 		if err != nil {
 			return err
 		}
-		spec := client.KeySpec{Name: *name}
-		if *ttl > 0 {
-			expires := time.Now().Add(*ttl)
-			spec.ExpiresAt = &expires
-		}
+		spec := client.KeySpec{Name: *name, ExpiresAt: after(*ttl)}
 		var issued client.IssuedKey
 		if *ai {
 			spec.AIType = *aiType
@@ -133,19 +129,22 @@ which keeps it sealed, nor its database.`,
 		if err != nil {
 			return err
 		}
-		return s.show(cmd, issued, *ai, *env)
+		return s.show(cmd, issued, spec.AIType, *env)
 	}
 	return cmd
 }
 
 // show prints a new key: the one place where a repository key's secret is shown.
-func (s keyScope) show(cmd *cobra.Command, k client.IssuedKey, ai, env bool) error {
+func (s keyScope) show(cmd *cobra.Command, k client.IssuedKey, aiType string, env bool) error {
 	defer clear(k.Secret)
 	out := cmd.OutOrStdout()
 	switch {
 	case *s.json:
 		return writeJSON(out, map[string]string{"id": k.ID, "key": k.Key, "secret": string(k.Secret)})
-	case env && ai:
+	case env && aiType == "ANTHROPIC":
+		_, err := fmt.Fprintf(out, "export ANTHROPIC_API_KEY=%s\n", string(k.Secret))
+		return err
+	case env && aiType != "":
 		_, err := fmt.Fprintf(out, "export OPENAI_API_KEY=%s\n", string(k.Secret))
 		return err
 	case env:
@@ -171,9 +170,77 @@ func keyListCommand(s keyScope) *cobra.Command {
 			all := keysOf(r)
 			var rows [][]string
 			for _, k := range all {
-				rows = append(rows, []string{k.Name, k.Kind, k.can(), k.Key.Key, expiry(k.ExpiresAt, time.Now()), k.ID})
+				rows = append(rows, []string{k.Name, k.Kind, k.can(), k.Key.Key, enabled(!k.Disabled), expiry(k.ExpiresAt, time.Now()), k.ID})
 			}
-			return s.print(cmd, all, "NAME KIND ACCESS KEY EXPIRES ID", rows)
+			return s.print(cmd, all, "NAME KIND ACCESS KEY STATE EXPIRES ID", rows)
+		},
+	}
+}
+
+// maxOverlap is the admin API's.
+const maxOverlap = 30 * 24 * time.Hour
+
+func keyRotateCommand(s keyScope) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rotate NAME|KEY|ID", Short: "Make a key in place of another, and print its secret, this once", Args: cobra.ExactArgs(1),
+		Long: `Makes a key with the name and access of another. Both work until the overlap ends, then only
+the new one does; without an overlap the old one stops at once.`,
+		Example: `  keybridge key rotate web-1 --repo web --overlap 24h
+  eval "$(keybridge key rotate web-1 --repo web --overlap 1h --env)"`,
+		ValidArgsFunction: s.completion(s.keyNames, 1),
+	}
+	overlap := cmd.Flags().Duration("overlap", 0, "how long the old key goes on working, up to 720h")
+	env := cmd.Flags().Bool("env", false, "print as the environment variables that SDKs read")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case *env && *s.json:
+			return errors.New("--env and --json: choose one")
+		case *overlap < 0 || *overlap > maxOverlap:
+			return fmt.Errorf("--overlap is between 0 and %s", span(maxOverlap))
+		}
+		t, r, k, err := s.one(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		var issued client.IssuedKey
+		if k.ai() {
+			issued, err = t.RotateAIKey(cmd.Context(), r.ID, k.ID, *overlap)
+		} else {
+			issued, err = t.RotateStorageKey(cmd.Context(), r.ID, k.ID, *overlap)
+		}
+		if err != nil {
+			return err
+		}
+		return s.show(cmd, issued, k.AIType, *env)
+	}
+	return cmd
+}
+
+func keySwitchCommand(s keyScope, on bool) *cobra.Command {
+	verb, short := "disable", "Stop a key from working, at once and until it is enabled"
+	if on {
+		verb, short = "enable", "Let a disabled key work again"
+	}
+	return &cobra.Command{
+		Use: verb + " NAME|KEY|ID", Short: short, Args: cobra.ExactArgs(1),
+		Example:           "  keybridge key " + verb + " web-1 --workspace team-a --repo web",
+		ValidArgsFunction: s.completion(s.keyNames, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, r, k, err := s.one(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			off := !on
+			u := client.KeyUpdate{Disabled: &off}
+			if k.ai() {
+				err = t.UpdateAIKey(cmd.Context(), r.ID, k.ID, u)
+			} else {
+				err = t.UpdateStorageKey(cmd.Context(), r.ID, k.ID, u)
+			}
+			if err != nil {
+				return err
+			}
+			return s.done(cmd, map[string]any{"id": k.ID, "name": k.Name, "disabled": off}, "%sd key %s (%s) of repository %s", verb, k.Name, k.Key.Key, r.Name)
 		},
 	}
 }

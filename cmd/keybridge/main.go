@@ -54,7 +54,7 @@ func root() *cobra.Command {
 	}
 	add("process", devCommand(), controlCommand(), bridgeCommand(), envoyCommand())
 	add("custody", enrolCommand(), initCommand(), keeperCommand())
-	add("admin", workspaceCommand(), connectorCommand(), repoCommand(), keyCommand(), statusCommand())
+	add("admin", workspaceCommand(), connectorCommand(), credentialCommand(), repoCommand(), keyCommand(), tokenCommand(), nodeCommand(), syncCommand(), statusCommand())
 	cmd.AddCommand(versionCommand(), envCommand(), auditCommand())
 	polish(cmd)
 	return cmd

@@ -94,6 +94,15 @@ func expiry(at *time.Time, now time.Time) string {
 	return day(*at) + " (in " + span(at.Sub(now)) + ")"
 }
 
+// after is a time from now; nil for 0.
+func after(d time.Duration) *time.Time {
+	if d == 0 {
+		return nil
+	}
+	t := time.Now().Add(d)
+	return &t
+}
+
 func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,7 +16,7 @@ import (
 func repoCommand() *cobra.Command {
 	cmd := group("repo", "Repositories: groups of connectors that keys give access to")
 	s := addScopeFlags(cmd)
-	cmd.AddCommand(repoCreateCommand(s), repoListCommand(s), repoSwitchCommand(s, true), repoSwitchCommand(s, false), repoDeleteCommand(s))
+	cmd.AddCommand(repoCreateCommand(s), repoUpdateCommand(s), repoListCommand(s), repoSwitchCommand(s, true), repoSwitchCommand(s, false), repoDeleteCommand(s))
 	return cmd
 }
 
@@ -44,6 +48,84 @@ func repoCreateCommand(s scope) *cobra.Command {
 		return s.done(cmd, map[string]string{"id": id, "name": args[0]}, "made repository %s, id %s", args[0], id)
 	}
 	return cmd
+}
+
+func repoUpdateCommand(s scope) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "update NAME|ID", Short: "Rename a repository, put connectors in or take them out", Args: cobra.ExactArgs(1),
+		Example: `  keybridge repo update web --add gpt --remove photos
+  keybridge repo update web --name website`,
+		ValidArgsFunction: s.completion(s.repoNames, 1),
+	}
+	name := cmd.Flags().String("name", "", "new name")
+	in := cmd.Flags().StringArray("add", nil, "connector to put in, by name or id; repeat")
+	out := cmd.Flags().StringArray("remove", nil, "connector to take out, by name or id; repeat")
+	complete(cmd, "add", s.connectorNames, s)
+	complete(cmd, "remove", s.connectorNames, s)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *name == "" && len(*in)+len(*out) == 0 {
+			return errors.New("nothing to change: --name, --add or --remove")
+		}
+		t, err := s.in(cmd)
+		if err != nil {
+			return err
+		}
+		r, err := t.repo(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		// The lists are replaced as a whole: not if somebody else changed them meanwhile.
+		u := client.RepoUpdate{Name: *name, Version: r.Version}
+		if len(*in)+len(*out) > 0 {
+			if u.Buckets, u.LLMs, err = t.members(cmd.Context(), r, *in, *out); err != nil {
+				return err
+			}
+		}
+		if err := t.UpdateRepo(cmd.Context(), r.ID, u); err != nil {
+			return err
+		}
+		return s.done(cmd, map[string]string{"id": r.ID, "name": cmp.Or(*name, r.Name)}, "changed repository %s", cmp.Or(*name, r.Name))
+	}
+	return cmd
+}
+
+// members are the connectors of a repository after some came in and some went out.
+func (t *tenant) members(ctx context.Context, r client.Repo, in, out []string) (buckets, llms []string, err error) {
+	all, err := t.connectors(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	addBuckets, addLLMs, err := split(in, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	gone := []string{}
+	for _, name := range out {
+		x, err := pickConnector(name, all)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !slices.Contains(repoConnectors(r), x.Name) {
+			return nil, nil, fmt.Errorf("repository %s does not have connector %s", r.Name, x.Name)
+		}
+		gone = append(gone, x.ID)
+	}
+	buckets, llms = []string{}, []string{}
+	for _, b := range r.Buckets {
+		buckets = append(buckets, b.ID)
+	}
+	for _, l := range r.LLMs {
+		llms = append(llms, l.ID)
+	}
+	merged := func(have, more []string) []string {
+		for _, id := range more {
+			if !slices.Contains(have, id) {
+				have = append(have, id)
+			}
+		}
+		return slices.DeleteFunc(have, func(id string) bool { return slices.Contains(gone, id) })
+	}
+	return merged(buckets, addBuckets), merged(llms, addLLMs), nil
 }
 
 // split finds connectors by name and returns the ids of each kind.

@@ -97,7 +97,9 @@ func (s scope) picture(cmd *cobra.Command) *picture {
 		return p
 	}
 	p.line("control plane", "answers in %s", time.Since(begin).Round(time.Millisecond))
-	for _, part := range []func(context.Context, *client.Client, string, map[string]string) error{p.connectors, p.repositories} {
+	for _, part := range []func(context.Context, *client.Client, string, map[string]string) error{
+		p.bridges, p.connectors, p.repositories, p.sync, p.tokens,
+	} {
 		if err := part(ctx, c, workspace, names); err != nil {
 			what, do := explain(err)
 			p.problem(do, "%s", what)
@@ -110,12 +112,56 @@ func (s scope) picture(cmd *cobra.Command) *picture {
 	return p
 }
 
+// connectors looks at how bridges found each connector at its provider.
 func (p *picture) connectors(ctx context.Context, c *client.Client, workspace string, names map[string]string) error {
 	all, err := connectors(ctx, c, workspace, names)
 	if err != nil {
 		return err
 	}
-	p.line("connectors", "%d", len(all))
+	refused, untried := 0, 0
+	for _, x := range all {
+		if x.Status == "ONLINE" {
+			continue
+		}
+		if x.Status == "" {
+			untried++
+			continue
+		}
+		refused++
+		do := fmt.Sprintf("keybridge connector validate %s --workspace %s", x.Name, x.Workspace)
+		nodes, err := x.nodes(ctx, c)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			if n.Status != "ONLINE" {
+				p.problem(do, "connector %s (%s) does not work at bridge %s: %s", x.Name, x.Workspace, n.Name, orElse(n.Message, n.Status))
+			}
+		}
+	}
+	p.line("connectors", "%s", counted(len(all), count{refused, "not working"}, count{untried, "not tried yet"}))
+	return nil
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// tokens looks for admin tokens that end soon; not every token may ask.
+func (p *picture) tokens(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
+	all, err := c.Tokens(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, t := range all {
+		if t.ExpiresAt != nil && t.ExpiresAt.After(now) && t.ExpiresAt.Sub(now) < expiringSoon {
+			p.problem("make another: keybridge token create --help", "admin token %s expires in %s", t.Name, span(t.ExpiresAt.Sub(now)))
+		}
+	}
 	return nil
 }
 

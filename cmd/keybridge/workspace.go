@@ -47,6 +47,24 @@ func workspaceCommand() *cobra.Command {
 			},
 		},
 		&cobra.Command{
+			Use: "rename NAME|ID NEW", Short: "Give a workspace another name", Args: cobra.ExactArgs(2),
+			Example: "  keybridge workspace rename team-a team-one",
+			ValidArgsFunction: s.completion(func(ctx context.Context, c *client.Client, _ []string) ([]string, error) {
+				return workspaceNames(ctx, c)
+			}, 1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				s.workspace = &args[0]
+				t, err := s.in(cmd)
+				if err != nil {
+					return err
+				}
+				if err := t.RenameWorkspace(cmd.Context(), t.id, args[1]); err != nil {
+					return err
+				}
+				return s.done(cmd, map[string]string{"id": t.id, "name": args[1]}, "renamed workspace %s to %s", t.name, args[1])
+			},
+		},
+		&cobra.Command{
 			Use: "delete NAME|ID", Short: "Delete an empty workspace", Args: cobra.ExactArgs(1),
 			Example: "  keybridge workspace delete team-a",
 			ValidArgsFunction: s.completion(func(ctx context.Context, c *client.Client, _ []string) ([]string, error) {

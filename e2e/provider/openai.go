@@ -1,149 +1,47 @@
 package provider
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"mime"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
 
-// Models are those that an OpenAI server offers.
+// Models are those that an OpenAI server offers if it is not told others.
 var Models = []string{"kb-chat-1", "kb-embed-1"}
 
 // OpenAIConfig configures an OpenAI-compatible server.
-type OpenAIConfig struct {
-	Key string // the one API key; empty for a fresh one
-	// BasePath is the prefix of all paths; empty for "/v1".
-	BasePath string
-	// Recorder settings; Dial is set by StartOpenAI.
-	Recorder RecorderConfig
-}
+type OpenAIConfig = AIConfig
 
 // OpenAI is a running OpenAI-compatible server with a Recorder in front of it.
 // A request that is not exactly what a client with the provider's key would have
 // sent is answered in OpenAI's error form and noted in Violations.
-type OpenAI struct {
-	*Recorder
-	Key, BasePath string
+type OpenAI struct{ *ai }
 
-	server *http.Server
-	dir    string
-	ended  chan error
-
-	mu         sync.Mutex
-	hold       func(ctx context.Context, event int) error
-	violations []string
+// StartOpenAI starts the server; it answers at once. Of its models the first chats,
+// the second embeds.
+func StartOpenAI(config AIConfig) (*OpenAI, error) {
+	o := &OpenAI{}
+	var err error
+	o.ai, err = startAI(config, "sk-provider-", Models, o.serve)
+	return o, err
 }
 
-// StartOpenAI starts the server; it answers at once.
-func StartOpenAI(config OpenAIConfig) (_ *OpenAI, err error) {
-	dir, err := os.MkdirTemp("", "kb-ai-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(dir)
-		}
-	}()
-	socket := filepath.Join(dir, "ai.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		return nil, err
-	}
-	o := &OpenAI{Key: config.Key, BasePath: config.BasePath, dir: dir, ended: make(chan error, 1)}
-	if o.Key == "" {
-		o.Key = "sk-provider-" + rand.Text() + rand.Text()
-	}
-	if o.BasePath == "" {
-		o.BasePath = "/v1"
-	}
-	config.Recorder.Dial = func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}
-	if o.Recorder, err = Record(config.Recorder); err != nil {
-		l.Close()
-		return nil, err
-	}
-	o.server = &http.Server{Handler: o, ReadHeaderTimeout: 10 * time.Second}
-	go func() { o.ended <- o.server.Serve(l) }()
-	return o, nil
-}
-
-// Endpoint is the base URL as an SDK's configuration has it.
-func (o *OpenAI) Endpoint() string { return o.URL() + o.BasePath }
-
-// Hold has f called before every event of a stream but the first; the stream
-// waits for it, and ends if it fails. A nil f holds nothing.
-func (o *OpenAI) Hold(f func(ctx context.Context, event int) error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.hold = f
-}
-
-// Violations are the requests that were refused, and why.
-func (o *OpenAI) Violations() []string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return slices.Clone(o.violations)
-}
-
-// Close ends the recorder and the server.
-func (o *OpenAI) Close() error {
-	err := errors.Join(o.Recorder.Close(), o.server.Close())
-	if served := <-o.ended; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return errors.Join(err, os.RemoveAll(o.dir))
-}
-
-// refusal is an answer in OpenAI's error form.
-type refusal struct {
-	status        int
-	kind, message string
-}
-
-func (r *refusal) Error() string { return r.message }
-
-func refuse(status int, format string, args ...any) error {
-	kind := "invalid_request_error"
-	if status >= 500 {
-		kind = "server_error"
-	}
-	return &refusal{status, kind, fmt.Sprintf(format, args...)}
-}
-
-func (o *OpenAI) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+func (o *OpenAI) serve(w http.ResponseWriter, q *http.Request) *refusal {
 	w.Header().Set("X-Request-Id", "req-"+rand.Text()[:10])
 	w.Header().Set("Openai-Processing-Ms", "1")
-	err := o.answer(w, q)
-	var r *refusal
-	if errors.As(err, &r) {
-		o.mu.Lock()
-		o.violations = append(o.violations, fmt.Sprintf("%s %s: %d %s", q.Method, q.RequestURI, r.status, r.message))
-		o.mu.Unlock()
-		reply(w, r.status, map[string]any{"error": map[string]any{"message": r.message, "type": r.kind, "param": nil, "code": nil}})
+	r := refused(o.answer(w, q))
+	if r != nil {
+		kind := "invalid_request_error"
+		if r.status >= 500 {
+			kind = "server_error"
+		}
+		reply(w, r.status, map[string]any{"error": map[string]any{"message": r.message, "type": kind, "param": nil, "code": nil}})
 	}
-}
-
-func reply(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the client may be gone
+	return r
 }
 
 func (o *OpenAI) answer(w http.ResponseWriter, q *http.Request) error {
@@ -157,20 +55,20 @@ func (o *OpenAI) answer(w http.ResponseWriter, q *http.Request) error {
 	model, isModel := strings.CutPrefix(rest, "/models/")
 	switch {
 	case rest == "/models" && q.Method == http.MethodGet:
-		list := make([]any, len(Models))
-		for i, m := range Models {
+		list := make([]any, len(o.models))
+		for i, m := range o.models {
 			list[i] = modelObject(m)
 		}
 		reply(w, http.StatusOK, map[string]any{"object": "list", "data": list})
 	case isModel && q.Method == http.MethodGet:
-		if !slices.Contains(Models, model) {
+		if !slices.Contains(o.models, model) {
 			return refuse(http.StatusNotFound, "the model %q does not exist", model)
 		}
 		reply(w, http.StatusOK, modelObject(model))
 	case rest == "/chat/completions" && q.Method == http.MethodPost:
 		return o.chat(w, q)
 	case rest == "/embeddings" && q.Method == http.MethodPost:
-		return embed(w, q)
+		return o.embed(w, q)
 	default:
 		return refuse(http.StatusNotFound, "unknown request: %s %s", q.Method, q.RequestURI)
 	}
@@ -193,31 +91,9 @@ func (o *OpenAI) check(q *http.Request) error {
 		return refuse(http.StatusMisdirectedRequest, "this is %s, not %s", o.Addr(), q.Host)
 	}
 	for name := range q.Header {
-		switch n := strings.ToLower(name); {
-		case strings.HasPrefix(n, "x-keybridge-"), n == "x-api-key", n == "api-key", n == "cookie", n == "proxy-authorization",
-			n == "openai-organization", n == "openai-project":
+		if n := strings.ToLower(name); fromClient(n) || n == "x-api-key" {
 			return refuse(http.StatusBadRequest, "header %s of a client or a proxy", n)
 		}
-	}
-	return nil
-}
-
-// read decodes a JSON body whose length was announced.
-func read(q *http.Request, into any) error {
-	mediaType, _, err := mime.ParseMediaType(q.Header.Get("Content-Type"))
-	if err != nil || mediaType != "application/json" {
-		return refuse(http.StatusUnsupportedMediaType, "content-type %q", q.Header.Get("Content-Type"))
-	}
-	if q.ContentLength < 0 {
-		// A body in a header-only ext_proc keeps its length; see PROVIDERS.md.
-		return refuse(http.StatusLengthRequired, "no content-length")
-	}
-	body, err := io.ReadAll(q.Body)
-	if err != nil || int64(len(body)) != q.ContentLength {
-		return refuse(http.StatusBadRequest, "%d of %d body bytes arrived", len(body), q.ContentLength)
-	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return refuse(http.StatusBadRequest, "body is not the JSON that was expected: %v", err)
 	}
 	return nil
 }
@@ -238,7 +114,7 @@ func (o *OpenAI) chat(w http.ResponseWriter, q *http.Request) error {
 		return err
 	}
 	switch {
-	case in.Model != Models[0]:
+	case in.Model != o.models[0]:
 		return refuse(http.StatusNotFound, "the model %q does not exist", in.Model)
 	case len(in.Messages) == 0:
 		return refuse(http.StatusBadRequest, "messages is empty")
@@ -261,58 +137,26 @@ func (o *OpenAI) chat(w http.ResponseWriter, q *http.Request) error {
 		reply(w, http.StatusOK, out)
 		return nil
 	}
-	events := make([]map[string]any, 0, len(words)+2)
+	events := make([]event, 0, len(words)+3)
 	for i, word := range words {
 		delta := map[string]any{"content": word}
 		if i == 0 {
 			delta["role"] = "assistant"
 		}
-		events = append(events, object("chat.completion.chunk", []any{map[string]any{"index": 0, "delta": delta, "finish_reason": nil}}))
+		events = append(events, event{data: object("chat.completion.chunk", []any{map[string]any{"index": 0, "delta": delta, "finish_reason": nil}})})
 	}
-	events = append(events, object("chat.completion.chunk", []any{map[string]any{"index": 0, "delta": map[string]any{}, "finish_reason": "stop"}}))
+	events = append(events, event{data: object("chat.completion.chunk", []any{map[string]any{"index": 0, "delta": map[string]any{}, "finish_reason": "stop"}})})
 	if in.StreamOptions.IncludeUsage {
 		last := object("chat.completion.chunk", []any{})
 		last["usage"] = usage
-		events = append(events, last)
+		events = append(events, event{data: last})
 	}
-	return o.stream(w, q, events)
-}
-
-// stream sends server-sent events, each flushed on its own.
-func (o *OpenAI) stream(w http.ResponseWriter, q *http.Request, events []map[string]any) error {
-	o.mu.Lock()
-	hold := o.hold
-	o.mu.Unlock()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-cache")
-	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
-	for i, e := range events {
-		if hold != nil && i > 0 {
-			if err := hold(q.Context(), i); err != nil {
-				return fmt.Errorf("stream held: %w", err)
-			}
-		}
-		b, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil {
-			return err
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-	}
-	if _, err := io.WriteString(w, "data: [DONE]\n\n"); err != nil {
-		return err
-	}
-	return flush()
+	return o.stream(w, q, events, "data: [DONE]\n\n")
 }
 
 // embed answers a small vector made from each input's hash, so that equal texts
 // have equal vectors.
-func embed(w http.ResponseWriter, q *http.Request) error {
+func (o *OpenAI) embed(w http.ResponseWriter, q *http.Request) error {
 	var in struct {
 		Model string          `json:"model"`
 		Input json.RawMessage `json:"input"`
@@ -320,7 +164,7 @@ func embed(w http.ResponseWriter, q *http.Request) error {
 	if err := read(q, &in); err != nil {
 		return err
 	}
-	if in.Model != Models[1] {
+	if in.Model != o.models[1] {
 		return refuse(http.StatusNotFound, "the model %q does not exist", in.Model)
 	}
 	var texts []string

@@ -71,13 +71,22 @@ func (r *Recorder) URL() string {
 	return "http://" + r.Addr()
 }
 
-// Requests are all requests whose header has arrived since Reset, in that order.
-func (r *Recorder) Requests() []Request {
+// Requests are all requests whose header has arrived since Reset, in that order,
+// but for those that a bridge makes itself: see Probes.
+func (r *Recorder) Requests() []Request { return r.choose(false) }
+
+// Probes are the requests that a bridge has made itself, to see whether the
+// provider serves, when it likes.
+func (r *Recorder) Probes() []Request { return r.choose(true) }
+
+func (r *Recorder) choose(probes bool) []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Request, len(r.requests))
-	for i, q := range r.requests {
-		out[i] = *q
+	out := make([]Request, 0, len(r.requests))
+	for _, q := range r.requests {
+		if agent, _ := q.Get("User-Agent"); (agent == "keybridge-probe") == probes {
+			out = append(out, *q)
+		}
 	}
 	return out
 }

@@ -34,6 +34,7 @@ type Config struct {
 	// S3, AI and Admin are the addresses to listen on, as host:port. Empty ones
 	// are chosen by Start and filled in.
 	S3, AI, Admin string
+	S3Domains     []string // whose subdomains are buckets
 	Without       []string // keepers that are not started
 	LogLevel      string   // of all processes; empty for the default
 	Env           []string // of all processes; nil for the caller's
@@ -70,6 +71,9 @@ func Start(config Config) (*Stack, error) {
 		}
 	}
 	args := []string{"dev", "--state", config.Dir, "--s3", config.S3, "--ai", config.AI, "--admin", config.Admin}
+	for _, domain := range config.S3Domains {
+		args = append(args, "--s3-domain", domain)
+	}
 	if len(config.Without) > 0 {
 		args = append(args, "--without", strings.Join(config.Without, ","))
 	}

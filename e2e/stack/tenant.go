@@ -16,7 +16,10 @@ import (
 type Bucket struct{ Name, Bucket, Endpoint, Region, Key, Secret, CA string }
 
 // LLM is an AI connector to make.
-type LLM struct{ Name, Endpoint, Secret, CA string }
+type LLM struct {
+	Name, Endpoint, Secret, CA string
+	Untried                    bool // no bridge asks the provider first
+}
 
 // Key is a repository key as the API shows it once. Secret alone is an AI key.
 type Key struct{ ID, Key, Secret string }
@@ -81,6 +84,7 @@ func (t *Tenant) Bucket(ctx context.Context, b Bucket) (string, error) {
 func (t *Tenant) LLM(ctx context.Context, l LLM) (string, error) {
 	return t.CreateLLM(ctx, client.LLMSpec{
 		WorkspaceID: t.Workspace, Name: l.Name, AIType: "OTHER", Endpoint: l.Endpoint, Secret: client.Secret(l.Secret), CACertificate: l.CA,
+		SkipValidation: l.Untried,
 	})
 }
 

@@ -31,7 +31,7 @@ const (
 // catalog is what this bridge knows of its connectors' providers, by asking them.
 type catalog struct {
 	call   func(context.Context, *configv1.Connector, *credential.Credential) *probed
-	models func() // tells the owner that some connector has other models now
+	models func() // tells the owner that some connector has other models now, or is refused or not any more
 	status func() // tells the owner that some connector's status is another now
 	wake   chan struct{}
 	limit  chan struct{} // how many are asked at once
@@ -47,6 +47,7 @@ type entry struct {
 	cred      *credential.Credential // nil: it is left out of service, for what status says
 	status    *link.ConnectorStatus  // nil until it was asked
 	models    []grant.Model
+	refused   bool // see probed
 	failures  int
 	due       time.Time
 	asking    bool
@@ -93,7 +94,7 @@ func (c *catalog) set(connectors []known) {
 		default:
 			e := &entry{connector: k.connector, cred: k.cred, due: now}
 			if old != nil && old.cred != nil { // until it has been asked again
-				e.models, e.status = old.models, old.status
+				e.models, e.status, e.refused = old.models, old.status, old.refused
 			}
 			changed = true
 			next[id] = e
@@ -176,9 +177,10 @@ func (c *catalog) learn(connector *configv1.Connector, cred *credential.Credenti
 	}
 	e.asking = false
 	models := status.Online && !slices.Equal(e.models, out.models)
+	refused := e.refused != out.refused
 	first := e.status == nil && len(e.models) == 0 // who waits for it, need not any more
 	news := e.status == nil || e.status.Online != status.Online || e.status.Message != status.Message
-	e.status = status
+	e.status, e.refused = status, out.refused
 	if status.Online {
 		e.models, e.failures = out.models, 0
 		e.due = now.Add(healthEvery*4/5 + rand.N(healthEvery*2/5)) //nolint:gosec // spreads load; nothing to guess
@@ -187,7 +189,7 @@ func (c *catalog) learn(connector *configv1.Connector, cred *credential.Credenti
 		e.failures++
 	}
 	c.mu.Unlock()
-	if models || first {
+	if models || first || refused {
 		c.models()
 	}
 	if news {
@@ -210,6 +212,17 @@ func (c *catalog) modelsOf(connector *configv1.Connector) (out []grant.Model) {
 		out = append(out, e.models...)
 	}
 	return out
+}
+
+// refusal is why a connector's endpoint must not be used, as seen when it was last
+// asked; empty if there was nothing against it.
+func (c *catalog) refusal(id string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[id]; e != nil && e.refused {
+		return e.status.Message
+	}
+	return ""
 }
 
 // waiting says that the first index should wait for an AI provider's models still.

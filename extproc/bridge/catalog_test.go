@@ -57,7 +57,7 @@ func (w *world) status(id string) *link.ConnectorStatus {
 }
 
 func TestCatalog(t *testing.T) {
-	server, err := provider.StartOpenAI(provider.OpenAIConfig{})
+	server, err := provider.StartOpenAI(provider.AIConfig{})
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })
 	w := newWorld(t)

@@ -11,6 +11,12 @@
 // this bridge opened, never from a connector record alone: a connector that
 // names a host other than its credential's binding is left out and reported.
 //
+// It also asks each connector's provider, once in a while, whether it serves, and
+// what models it has; and it makes such calls for the control plane, with
+// credentials that are not stored yet, too. Those calls go where a binding says and
+// the operator allows, also after the name was resolved, follow no redirect, and
+// leave nothing of a secret in what is reported.
+//
 // Order on change: new clusters are pushed and ACKed by Envoy, then the index of
 // keys is swapped, then, after a drain, old clusters and credentials go. A
 // revocation needs no cluster and is swapped at once.

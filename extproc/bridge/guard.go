@@ -30,6 +30,8 @@ const (
 	// maxAnswer bounds what is read of a provider's answer; the longest lists of
 	// models have some hundred kilobytes.
 	maxAnswer = 4 << 20
+	// userAgent lets a provider's logs, and our tests, tell probes from traffic.
+	userAgent = "keybridge-probe"
 )
 
 // guarded is an HTTP client for one request or two to one bound endpoint, wherever
@@ -86,6 +88,8 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != b.to.Scheme || r.URL.Host != b.to.Authority() {
 		return nil, fmt.Errorf("%w: not the endpoint that the credential is bound to", seal.ErrEndpoint)
 	}
+	r = r.Clone(r.Context()) // a RoundTripper leaves the request as it is
+	r.Header.Set("User-Agent", userAgent)
 	answer, err := b.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
@@ -143,14 +147,14 @@ func publish(text string, secret lockedmem.Secret) string {
 		text = withoutEcho(text, view)
 	}
 	text = withoutSignatures(text)
-	for len(text) > maxMessage {
-		_, n := utf8.DecodeLastRuneInString(text)
-		text = text[:len(text)-n]
-		if len(text)+len("…") <= maxMessage {
-			return text + "…"
-		}
+	if len(text) <= maxMessage {
+		return text
 	}
-	return text
+	end := maxMessage - len("…")
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
 }
 
 // withoutEcho replaces every run of text that is part of the secret. It reads

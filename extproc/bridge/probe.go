@@ -41,6 +41,7 @@ type probed struct {
 	region  string
 	models  []grant.Model
 	problem string // empty: it worked
+	refused bool   // the operator does not allow the address that the endpoint's name resolves to
 }
 
 // noSecret is for texts that were made before any secret was used.
@@ -204,6 +205,7 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 	}
 	secret := cred.Secret()
 	if err != nil {
+		out.refused = errors.Is(err, seal.ErrEndpoint)
 		message := err.Error()
 		if ctx.Err() != nil {
 			message = fmt.Sprintf("no answer within %v", b.cfg.ProbeTimeout)

@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -148,6 +149,25 @@ func TestProbeS3(t *testing.T) {
 			}
 		})
 	}
+	if len(server.Requests()) != 0 || len(server.Probes()) < 10 {
+		t.Error("probes do not say that they are")
+	}
+}
+
+// A name that leads to this machine is left out of service as soon as it is seen.
+func TestNameThatResolvesToLoopbackIsLeftOut(t *testing.T) {
+	resolve(t, netip.MustParseAddr("127.0.0.1"))
+	w := newWorld(t)
+	probing(w)
+	w.allow = nil
+	o := w.addOne(t)
+	w.start(t)
+	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository.Buckets["photos"] == nil })
+	w.await(t, func() bool {
+		s := w.status(o.connector)
+		return s != nil && !s.Online && strings.Contains(s.Message, "resolves to an address that is not allowed") &&
+			strings.Contains(strings.Join(w.bridge.Status().Problems, "\n"), "a loopback address")
+	})
 }
 
 func TestRegionIsLearned(t *testing.T) {
@@ -174,7 +194,7 @@ func TestRegionIsLearned(t *testing.T) {
 }
 
 func TestProbeAI(t *testing.T) {
-	server, err := provider.StartOpenAI(provider.OpenAIConfig{})
+	server, err := provider.StartOpenAI(provider.AIConfig{})
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })
 	w := newWorld(t)
@@ -198,6 +218,64 @@ func TestProbeAI(t *testing.T) {
 	}
 	if r := w.probe(t, fresh{binding: b, secret: server.Key, provider: "ANTHROPIC"}); r.Ok || !strings.Contains(r.Message, "not for") {
 		t.Errorf("a key of another API: %v", r)
+	}
+}
+
+func TestProbeAnthropic(t *testing.T) {
+	server, err := provider.StartAnthropic(provider.AIConfig{})
+	must(t, err)
+	t.Cleanup(func() { must(t, server.Close()) })
+	w := newWorld(t)
+	probing(w)
+	w.start(t)
+	w.awaitProber(t)
+	b := at(seal.UseAnthropic, server.URL())
+	r := w.probe(t, fresh{binding: b, secret: server.Key, provider: "ANTHROPIC"})
+	if !r.Ok || len(r.Models) != len(provider.ClaudeModels) || r.Models[0].Created == 0 || r.Models[0].Name == "" {
+		t.Errorf("models: %v", r)
+	}
+	if r := w.probe(t, fresh{binding: b, secret: "sk-ant-wrong-key-of-a-length", provider: "ANTHROPIC"}); r.Ok || !strings.HasPrefix(r.Message, "HTTP 401 Unauthorized: ") {
+		t.Errorf("wrong key: %v", r)
+	}
+}
+
+func TestProbeTLS(t *testing.T) {
+	served, ca, err := provider.Certificate("127.0.0.1")
+	must(t, err)
+	elsewhere, elsewhereCA, err := provider.Certificate("elsewhere.example.com")
+	must(t, err)
+	start := func(c *tls.Config) *provider.OpenAI {
+		p, err := provider.StartOpenAI(provider.AIConfig{Recorder: provider.RecorderConfig{TLS: c}})
+		must(t, err)
+		t.Cleanup(func() { must(t, p.Close()) })
+		return p
+	}
+	right, wrong := start(served), start(elsewhere)
+	w := newWorld(t)
+	probing(w)
+	w.start(t)
+	w.awaitProber(t)
+	for _, test := range []struct {
+		name   string
+		server *provider.OpenAI
+		ca     []byte
+		says   string
+	}{
+		{"bound CA", right, ca, ""},
+		{"system roots", right, nil, "unknown authority"},
+		{"another CA", right, elsewhereCA, "unknown authority"},
+		{"another host's certificate", wrong, elsewhereCA, "certificate"},
+		{"no certificates", right, []byte("none"), "no certificate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := w.probe(t, fresh{binding: at(seal.UseOpenAI, test.server.Endpoint()), secret: test.server.Key, ca: test.ca, provider: "OTHER"})
+			if r.Ok != (test.says == "") || !strings.Contains(r.Message, test.says) {
+				t.Errorf("got %v", r)
+			}
+		})
+	}
+	if n := len(wrong.Probes()); n != 0 {
+		t.Errorf("%d requests at a server that is not the bound one", n)
 	}
 }
 
@@ -296,7 +374,7 @@ func (endless) Read(p []byte) (int, error) {
 // Nobody who holds the control plane can have a credential tried where it is not
 // bound to, or where the operator lets nothing go.
 func TestProbeGuards(t *testing.T) {
-	server, err := provider.StartOpenAI(provider.OpenAIConfig{})
+	server, err := provider.StartOpenAI(provider.AIConfig{})
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })
 	resolve(t, netip.MustParseAddr("127.0.0.1"))
@@ -358,7 +436,7 @@ func resolve(t *testing.T, to netip.Addr) {
 		var d net.Dialer
 		return d.DialContext(ctx, "udp", server.LocalAddr().String())
 	}}
-	t.Cleanup(func() { net.DefaultResolver = before; server.Close(); <-done })
+	t.Cleanup(func() { net.DefaultResolver = before; _ = server.Close(); <-done })
 }
 
 // answerDNS is the answer to a query for one name (RFC 1035 §4).

@@ -168,11 +168,17 @@ func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems 
 			all = append(all, known{connector: c, problem: err.Error()})
 			continue
 		}
-		next.Models = b.catalog.modelsOf(c)
-		out = append(out, next)
 		if b.cfg.Probers[next.Provider] != nil {
 			all = append(all, known{connector: c, cred: next.Credential})
 		}
+		// Envoy connects to whatever the name resolves to: what was seen to be no place
+		// to go to is left out until it is one.
+		if why := b.catalog.refusal(c.Id); why != "" {
+			problems = append(problems, fmt.Sprintf("connector %s (%s): %s", c.Name, c.Id, why))
+			continue
+		}
+		next.Models = b.catalog.modelsOf(c)
+		out = append(out, next)
 	}
 	return out, problems, all
 }

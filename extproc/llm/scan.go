@@ -104,10 +104,10 @@ func (s *scan) read(text []byte, complete bool) scanError {
 func (s *scan) step(c byte, text []byte) scanError {
 	switch s.state {
 	case inString:
-		switch {
-		case c == '"':
+		switch c {
+		case '"':
 			return s.endString(text[s.begun:s.at])
-		case c == '\\':
+		case '\\':
 			s.state = inEscape
 		default:
 			return scanInvalid // a control character
@@ -204,25 +204,25 @@ func (s *scan) value(c byte) scanError {
 	if s.isModel && c != '"' {
 		return scanNoString
 	}
-	switch {
-	case c == '"':
+	switch c {
+	case '"':
 		s.state, s.isKey, s.begun = inString, false, s.at+1
-	case c == '{':
+	case '{':
 		return s.open(true)
-	case c == '[':
+	case '[':
 		return s.open(false)
-	case c == '-':
+	case '-':
 		s.state = inMinus
-	case c == '0':
+	case '0':
 		s.state = inZero
-	case '1' <= c && c <= '9':
+	case '1', '2', '3', '4', '5', '6', '7', '8', '9':
 		s.state = inInteger
-	case c == 't':
-		s.state, s.word = inWord, "rue"
-	case c == 'f':
-		s.state, s.word = inWord, "alse"
-	case c == 'n':
-		s.state, s.word = inWord, "ull"
+	case 't':
+		s.state, s.word = inWord, "true"[1:]
+	case 'f':
+		s.state, s.word = inWord, "false"[1:]
+	case 'n':
+		s.state, s.word = inWord, "null"[1:]
 	default:
 		return scanInvalid
 	}

@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"encoding/xml"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,10 @@ func TestAccountRefusals(t *testing.T) {
 				t.Errorf("got %+v %+v, want %s", d, e, tt.reason)
 			}
 		})
+	}
+	public := call{method: "PUT", path: "/new-bucket", header: http.Header{"X-Amz-Acl": {"public-read"}}}
+	if d, e := s.Decide(now, public.sign(t, s.admin)); e == nil || e.Reason != "forbidden" {
+		t.Errorf("a public bucket: %+v %+v", d, e)
 	}
 	for _, source := range []string{"minio/admin/v3/info", "other/k", "any-bucket"} {
 		if d, e := s.Decide(now, call{method: "PUT", path: "/any-bucket/k", header: copyOf(source)}.sign(t, s.admin)); e == nil {

@@ -50,6 +50,7 @@ func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
 	}
 	if versioned {
 		id, found := strings.CutPrefix(version, "versionId=")
+		found = found && strings.IndexByte(id, '&') < 0 && strings.IndexByte(id, '?') < 0
 		from = len(s.text)
 		if s.text, ok = appendUnescaped(s.text, id); !ok || !found || id == "" {
 			return "", false
@@ -63,12 +64,12 @@ func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
 	return bucket, true
 }
 
-// appendUnescaped decodes s, whose plus signs are spaces. A raw ampersand or question
-// mark, which would begin another parameter, is refused, as is what no URL holds.
+// appendUnescaped decodes s, whose plus signs are spaces, and refuses what no URL holds.
+// Not everybody escapes what a path may hold as it is: rclone leaves & and = raw.
 func appendUnescaped(b []byte, s string) ([]byte, bool) {
 	for s != "" {
 		c, n, ok := next(s)
-		if !ok || (n == 1 && (c == '&' || c == '?')) {
+		if !ok {
 			return b, false
 		}
 		if n == 1 && c == '+' {

@@ -2,12 +2,27 @@
 // signed with a repository key, checks what the key may do, and signs the request
 // for the provider with the connector's credential. The body passes untouched.
 //
-// What it takes, and nothing else: header authentication with Signature Version 4
-// (AWS4-HMAC-SHA256), path-style addressing, and in x-amz-content-sha256
-// UNSIGNED-PAYLOAD, the hash of the body, or STREAMING-UNSIGNED-PAYLOAD-TRAILER.
-// The hash is signed again as the client stated it, so that the provider holds
-// the body against it. Presigned URLs, signed chunks, SigV2, SigV4A, forms,
-// virtual-host addressing and copies are refused in S3's own words.
+// What it takes, and nothing else: Signature Version 4 (AWS4-HMAC-SHA256) in the
+// Authorization header or in the query of a presigned URL, with the bucket in the path
+// or in the host, and in x-amz-content-sha256 UNSIGNED-PAYLOAD, the hash of the body,
+// or STREAMING-UNSIGNED-PAYLOAD-TRAILER. The hash is signed again as the client stated
+// it, so that the provider holds the body against it. Signed chunks, SigV2, SigV4A and
+// forms are refused in S3's own words.
+//
+// # Presigned URLs
+//
+// A presigned URL is verified by the rules of a signed header, and is valid from its
+// date for the 1 to 604,800 seconds that it says, whatever the skew at its end. What
+// goes to the provider has no query authentication left: it is signed in the header,
+// over UNSIGNED-PAYLOAD or the hash that the URL's signer signed. X-Amz-* parameters
+// that SDKs hoist out of the headers go back there, held to the same list. A parameter
+// that is on neither list is refused, and so is a request with both authentications.
+//
+// # The bucket in the host
+//
+// With Options.Domains, BUCKET.DOMAIN[:port] names the bucket and the client signs the
+// path without it; the provider is asked in path style. At a domain itself and at
+// every other host, the path names the bucket.
 //
 // # The same request on both sides
 //
@@ -31,10 +46,31 @@
 //
 // # Access
 //
-// READ keys read, WRITE keys write and delete (S3 cannot overwrite-protect without
-// versioning, so that a right to write without the right to delete would be one in
-// name only) and may make the calls that an upload needs, ADMIN keys do both. Bucket
-// configuration, ACLs and the headers that publish or lock an object need ADMIN and
-// a connector that allows it. A bucket outside the repository answers as a
-// forbidden operation does, so that nothing shows which buckets exist.
+// operations.go is the table, testdata/operations.md the same for readers. READ keys
+// read, WRITE keys write and delete (S3 cannot overwrite-protect without versioning,
+// so that a right to write without the right to delete would be one in name only) and
+// may make the calls that an upload needs, ADMIN keys do both. Bucket configuration,
+// ACLs and the headers that publish or lock an object need ADMIN and a connector that
+// allows it. A bucket outside the repository answers as a forbidden operation does, so
+// that nothing shows which buckets exist.
+//
+// The calls that an upload needs are HeadBucket, GetBucketLocation, ListParts,
+// ListMultipartUploads and those that write. HeadObject is none of them: the AWS SDKs
+// and `aws s3 cp` upload without. rclone looks at objects before and after it sends
+// them, and with a WRITE key is told not to, as under an S3 policy of s3:PutObject
+// alone (tried in e2e, with a slash after the destination, or else it looks whether that
+// is an object): --no-check-dest --s3-no-head, and where the bucket is an account
+// connector's, --s3-no-check-bucket.
+//
+// A copy reads its source and writes its destination, so it needs ADMIN. Its source is
+// held against the repository like any bucket, and sent on in one spelling; source and
+// destination must be one provider account (grant.Connector.SameAccount), because the
+// provider reads the one with the credential of the other.
+//
+// # Buckets
+//
+// ListBuckets is answered here, with the buckets of the repository. A repository with
+// an account connector (bucket "*") passes it on instead; there any bucket of the
+// account is the repository's, and ADMIN keys create and delete buckets. Buckets with
+// a connector of their own come first, and are never created or deleted.
 package s3

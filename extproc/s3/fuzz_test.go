@@ -161,3 +161,94 @@ func FuzzParseDate(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParsePresigned(f *testing.F) {
+	good := "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F20261122%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20261122T120000Z" +
+		"&X-Amz-Expires=60&X-Amz-SignedHeaders=host%3Brange&X-Amz-Signature=" + strings.Repeat("0a", 32)
+	for _, s := range []string{good, good + "&x-amz-meta-a=b%20c", good + "&X-Amz-Expires=1", "X-Amz-Algorithm=&x-amz-acl=%0a", "AWSAccessKeyId=a&Signature=b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		var s scratch
+		if s.query.parse(raw) != nil {
+			return
+		}
+		a, failure := s.parsePresigned()
+		if failure != nil {
+			return
+		}
+		if a.expires < time.Second || a.expires > maxExpires || len(a.signature) != 64 || a.scope != a.day+"/"+a.region+"/s3/aws4_request" || !validSigned(a.signed) {
+			t.Fatalf("%q: %+v", raw, a)
+		}
+		// Nothing of it goes on in the query, and what goes on as a header is one.
+		for name := range strings.SplitSeq(string(s.query.appendForward(nil)), "&") {
+			if isAmz(name) {
+				t.Fatalf("%q leaves %q", raw, name)
+			}
+		}
+		for _, h := range s.hoisted {
+			if !strings.HasPrefix(h.Name, "x-amz-") || strings.ContainsAny(h.Name+h.Value, "\r\n\x00") || h.Name != strings.ToLower(h.Name) {
+				t.Fatalf("%q hoists %q: %q", raw, h.Name, h.Value)
+			}
+		}
+		// All but the signature is what the client signed.
+		signed, err := url.ParseQuery(string(s.query.appendSigned(nil)))
+		if err != nil || signed.Has("X-Amz-Signature") || signed.Get("X-Amz-Date") != a.date {
+			t.Fatalf("%q signs %v, %v", raw, signed, err)
+		}
+	})
+}
+
+func FuzzParseCopySource(f *testing.F) {
+	for _, s := range []string{"b/k", "/b/k", "b%2Fk", "b/a+b?versionId=v", "b/../x", "//k", "b/", "b/k?x=1", "b/%", "b/k&c=d?versionId=%3F"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		var s, again scratch
+		bucket, ok := s.parseCopySource(raw)
+		if !ok {
+			return
+		}
+		// The canonical form means the same and is its own canonical form.
+		canonical := string(s.source)
+		b, ok := again.parseCopySource(canonical)
+		if !ok || b != bucket || string(again.source) != canonical {
+			t.Fatalf("%q: %q of %s, then %q of %s", raw, canonical, bucket, again.source, b)
+		}
+		// An independent reading of it: the path of a URL.
+		u, err := url.Parse("http://h/" + canonical)
+		if err != nil {
+			t.Fatalf("%q: %v", canonical, err)
+		}
+		if first, key, _ := strings.Cut(u.Path[1:], "/"); first != bucket || key == "" {
+			t.Fatalf("%q is bucket %q, not %q", canonical, first, bucket)
+		}
+		if clean := u.JoinPath().Path; bucket != "" && clean != "/"+bucket && !strings.HasPrefix(clean, "/"+bucket+"/") {
+			t.Fatalf("%q leaves the bucket when cleaned: %q", raw, clean)
+		}
+	})
+}
+
+func FuzzDomains(f *testing.F) {
+	f.Add("photos.s3.example:9000")
+	f.Add("[::1]:9000")
+	f.Add(".example")
+	d := newDomains([]string{"example", "s3.example"})
+	f.Fuzz(func(t *testing.T, authority string) {
+		bucket, virtual := d.bucket(authority)
+		if !virtual {
+			if bucket != "" {
+				t.Fatalf("%q: %q", authority, bucket)
+			}
+			return
+		}
+		rest, ok := strings.CutPrefix(authority, bucket+".")
+		if !ok || !strings.HasPrefix(strings.ToLower(rest), "example") && !strings.HasPrefix(strings.ToLower(rest), "s3.example") {
+			t.Fatalf("%q: %q", authority, bucket)
+		}
+		var buf, joined []byte
+		if target, ok := parseKey(bucket, "/k", &buf, &joined); ok && target.uri != "/"+bucket+"/k" {
+			t.Fatalf("%q: %q", authority, target.uri)
+		}
+	})
+}

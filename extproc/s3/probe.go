@@ -50,7 +50,7 @@ func Probe(ctx context.Context, client *http.Client, c *grant.Connector) (grant.
 		return grant.Probed{Region: aws.ToString(head.BucketRegion)}, nil
 	}
 	region := regionOf(err)
-	if answer := answerOf(err); answer != nil && answer.StatusCode >= 400 {
+	if status, _ := answerOf(err); status >= 400 {
 		var said error
 		if _, said = sdk.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &c.Bucket, MaxKeys: aws.Int32(1)}); said == nil {
 			return grant.Probed{Region: region}, nil // a server without HeadBucket
@@ -60,21 +60,20 @@ func Probe(ctx context.Context, client *http.Client, c *grant.Connector) (grant.
 	return grant.Probed{Region: region}, probeError(err, cmp.Or(region, c.Region))
 }
 
-func answerOf(err error) *http.Response {
+// answerOf is the answer that the SDK made an error of; status 0 if there was none.
+func answerOf(err error) (status int, header http.Header) {
 	var answer *smithyhttp.ResponseError
-	if errors.As(err, &answer) && answer.Response != nil && answer.Response.Response != nil && answer.Response.StatusCode != 0 {
-		return answer.Response.Response
+	if errors.As(err, &answer) && answer.Response != nil && answer.Response.Response != nil {
+		return answer.Response.StatusCode, answer.Response.Header
 	}
-	return nil
+	return 0, nil
 }
 
 // regionOf is the region that a refusal names: in its header ("HeadBucket", Amazon
 // S3 API Reference), or in the message of AuthorizationHeaderMalformed.
 func regionOf(err error) string {
-	if answer := answerOf(err); answer != nil {
-		if region := answer.Header.Get("x-amz-bucket-region"); region != "" {
-			return region
-		}
+	if _, header := answerOf(err); header.Get("x-amz-bucket-region") != "" {
+		return header.Get("x-amz-bucket-region")
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorCode() == "AuthorizationHeaderMalformed" {
@@ -96,21 +95,21 @@ func probeError(err error, region string) error {
 	if errors.As(err, &unreached) {
 		return unreached.Err
 	}
-	answer := answerOf(err)
-	if answer == nil {
+	status, _ := answerOf(err)
+	if status == 0 {
 		return err
 	}
-	if 300 <= answer.StatusCode && answer.StatusCode < 400 {
+	if 300 <= status && status < 400 {
 		if named := regionOf(err); named != "" {
 			return fmt.Errorf("the bucket is in region %s", region)
 		}
-		return fmt.Errorf("the provider redirects (HTTP %d), and redirects are not followed", answer.StatusCode)
+		return fmt.Errorf("the provider redirects (HTTP %d), and redirects are not followed", status)
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorMessage() != "" {
 		return fmt.Errorf("%s: %s", api.ErrorCode(), api.ErrorMessage())
 	}
-	return fmt.Errorf("HTTP %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
+	return fmt.Errorf("HTTP %d %s", status, http.StatusText(status))
 }
 
 // probeSigner signs the SDK's requests without giving it the secret.

@@ -210,6 +210,8 @@ func TestRefusals(t *testing.T) {
 		{"ADMIN key redirects", admin("PUT", "/photos/k", "", header("X-Amz-Website-Redirect-Location", "/x")), 403, "AccessDenied", "forbidden"},
 		{"DeleteBucket", admin("DELETE", "/papers", "", nil), 403, "AccessDenied", "forbidden"},
 		{"CreateBucket of a bucket that is there", admin("PUT", "/photos", "", nil), 409, "BucketAlreadyOwnedByYou", "bucket_owned"},
+		{"CreateBucket of a bucket that is there, as rclone asks", write("PUT", "/photos", ""), 409, "BucketAlreadyOwnedByYou", "bucket_owned"},
+		{"CreateBucket of a private bucket that is there", admin("PUT", "/photos", "", header("X-Amz-Acl", "private")), 409, "BucketAlreadyOwnedByYou", "bucket_owned"},
 		{"CreateBucket of a new one", admin("PUT", "/brandnew", "", nil), 403, "AccessDenied", "foreign_bucket"},
 		{"READ key creates a bucket", read("PUT", "/photos", ""), 403, "AccessDenied", "forbidden"},
 

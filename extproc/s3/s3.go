@@ -353,13 +353,13 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 	switch {
 	case c == nil:
 		return nil, &failBucket
-	case (s.found.config || o.config) && (key.Access != grant.AccessAdmin || !c.AllowBucketConfiguration):
-		return nil, &failForbidden
 	case !o.config && !o.allows(key.Access):
 		return nil, &failForbidden
 	case o.named != nil && c != key.Repository.Account:
-		return nil, o.named
-	case o.named != nil && key.Access != grant.AccessAdmin:
+		return nil, o.named // whatever its headers: rclone asks for a private bucket
+	case (o.named != nil || s.found.config || o.config) && key.Access != grant.AccessAdmin:
+		return nil, &failForbidden
+	case (s.found.config || o.config) && !c.AllowBucketConfiguration:
 		return nil, &failForbidden
 	}
 	if copies {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,7 @@ func TestRefusals(t *testing.T) {
 	e := newEnv(t)
 	bucket, llm := e.bucketBody(), e.llmBody()
 	repo := repoBody(e.ws, "r", nil, nil)
+	shared := m{"workspaceId": e.ws, "provider": "AWS", "key": "AKIAIOSFODNN7EXAMPLE", "secret": s3Secret}
 	before, err := e.store.Revision(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +147,7 @@ func TestRefusals(t *testing.T) {
 		{"bucket: GCS", "/bucket", with(bucket, "storageType", "GCS"), "storageType"},
 		{"bucket: unknown type", "/bucket", with(bucket, "storageType", "s3"), "storageType"},
 		{"bucket: no bucket", "/bucket", with(bucket, "bucket", ""), "bucket"},
-		{"bucket: whole account", "/bucket", with(bucket, "bucket", "*"), "bucket"},
+		{"bucket: star and more", "/bucket", with(bucket, "bucket", "*.photos"), "bucket"},
 		{"bucket: path", "/bucket", with(bucket, "bucket", "a/b/c"), "bucket"},
 		{"bucket: dots", "/bucket", with(bucket, "bucket", "..."), "bucket"},
 		{"bucket: no key", "/bucket", with(bucket, "key", nil), "key"},
@@ -178,7 +180,14 @@ func TestRefusals(t *testing.T) {
 		{"bucket: sealed is empty", "/bucket", with(bucket, "secret", nil, "sealedSecret", m{}), "sealedSecret"},
 
 		{"llm: no type", "/ai/llm", with(llm, "aiType", nil), "aiType"},
-		{"llm: Anthropic", "/ai/llm", with(llm, "aiType", "ANTHROPIC"), "aiType"},
+		{"llm: GOOGLE", "/ai/llm", with(llm, "aiType", "GOOGLE"), "aiType"},
+		{"llm: models not a list", "/ai/llm", with(llm, "models", "gpt-4o"), "models"},
+		{"llm: star inside a model", "/ai/llm", with(llm, "models", []string{"gpt-*-mini"}), "models"},
+		{"llm: model with a line end", "/ai/llm", with(llm, "models", []string{"gpt\n"}), "models"},
+		{"llm: empty model", "/ai/llm", with(llm, "models", []string{""}), "models"},
+		{"llm: too many models", "/ai/llm", with(llm, "models", slices.Repeat([]string{"m"}, 201)), "models"},
+		{"llm: dedicated", "/ai/llm", with(llm, "dedicated", true), "dedicated"},
+		{"llm: shared credential and key", "/ai/llm", with(llm, "secret", nil, "key", "sk", "apiKeyUuid", newID()), "apiKeyUuid"},
 		{"llm: unknown type", "/ai/llm", with(llm, "aiType", "openai"), "aiType"},
 		{"llm: other without endpoint", "/ai/llm", with(llm, "aiType", "OTHER"), "endpoint"},
 		{"llm: dot segment", "/ai/llm", with(llm, "endpoint", "https://api.openai.com/v1/../admin"), "endpoint"},
@@ -186,6 +195,33 @@ func TestRefusals(t *testing.T) {
 		{"llm: name that is a dot segment", "/ai/llm", with(llm, "name", ".."), "name"},
 		{"llm: two secrets", "/ai/llm", with(llm, "key", "sk-other"), "key"},
 		{"llm: no secret", "/ai/llm", with(llm, "secret", nil), "secret"},
+
+		{"apikeys: no workspace", "/apikeys", with(shared, "workspaceId", nil), "workspaceId"},
+		{"apikeys: no provider", "/apikeys", with(shared, "provider", nil), "provider"},
+		{"apikeys: provider to come", "/apikeys", with(shared, "provider", "AZURE"), "provider"},
+		{"apikeys: unknown provider", "/apikeys", with(shared, "provider", "aws"), "provider"},
+		{"apikeys: no key", "/apikeys", with(shared, "key", nil), "key"},
+		{"apikeys: no secret", "/apikeys", with(shared, "secret", nil), "secret"},
+		{"apikeys: role ARN", "/apikeys", with(shared, "key", "arn:aws:iam::123456789012:role/x"), "key"},
+		{"apikeys: metadata service", "/apikeys", with(shared, "endpoint", "https://169.254.169.254"), "endpoint"},
+		{"apikeys: other without endpoint", "/apikeys", with(shared, "provider", "OTHER"), "endpoint"},
+		{"apikeys: other AI without endpoint", "/apikeys", with(shared, "provider", "OTHER", "key", nil), "endpoint"},
+		{"apikeys: description with a line end", "/apikeys", with(shared, "description", "a\nb"), "description"},
+		{"apikeys: AI with two secrets", "/apikeys", with(shared, "provider", "OPENAI"), "key"},
+
+		{"token: no name", "/token", m{"roles": m{"*": "READ"}}, "name"},
+		{"token: no roles", "/token", m{"name": "t"}, "roles"},
+		{"token: roles empty", "/token", m{"name": "t", "roles": m{}}, "roles"},
+		{"token: unknown role", "/token", m{"name": "t", "roles": m{"*": "OWNER"}}, "roles"},
+		{"token: role of no workspace", "/token", m{"name": "t", "roles": m{"home": "READ"}}, "roles"},
+		{"token: roles a list", "/token", m{"name": "t", "roles": []string{"READ"}}, "roles"},
+		{"token: expired", "/token", m{"name": "t", "roles": m{"*": "READ"}, "expiresAt": "2020-01-01T00:00:00Z"}, "expiresAt"},
+
+		{"events: take", "/systemevent", m{"take": 101}, "take"},
+		{"events: skip", "/systemevent", m{"skip": -1}, "skip"},
+		{"events: time", "/systemevent", m{"from_timestamp": "yesterday"}, "from_timestamp"},
+		{"models: no repository", "/ai/models", m{}, "repoId"},
+		{"models: type", "/ai/models", m{"repoId": newID(), "aiType": "openai"}, "aiType"},
 
 		{"repo: no workspace", "/repo", with(repo, "workspaceId", "undefined"), "workspaceId"},
 		{"repo: no name", "/repo", with(repo, "name", nil), "name"},
@@ -303,8 +339,8 @@ func TestRepositoryKeys(t *testing.T) {
 		t.Errorf("AI keys: %v", list)
 	}
 
-	e.ok("PUT", storage+"/"+a.str(t, "id"), m{"name": "both", "accessType": "ADMIN", "expiresAt": "2020-01-01T00:00:00Z"})
-	if k := record[*store.Key](e, a.str(t, "id")); k.Name != "both" || k.Access != store.AccessAdmin || k.ExpiresAt != nil || k.Sealed == nil {
+	e.ok("PUT", storage+"/"+a.str(t, "id"), m{"name": "both", "accessType": "ADMIN", "expiresAt": "2020-01-01T00:00:00Z", "disabled": true})
+	if k := record[*store.Key](e, a.str(t, "id")); k.Name != "both" || k.Access != store.AccessAdmin || k.ExpiresAt.Year() != 2020 || !k.Disabled || k.Sealed == nil {
 		t.Errorf("after PUT: %+v", k)
 	}
 	e.ok("PUT", ai+"/"+b.str(t, "id"), m{"name": "talk", "aiType": "OPENAI", "accessType": "ADMIN"})

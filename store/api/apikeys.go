@@ -72,6 +72,9 @@ func readAPIKeyForm(b *body, storage *bool) *apiKeyForm {
 		b.fail("secret", "comes with sealedSecret; send one of them")
 	}
 	if storage == nil {
+		if _, err := providerType(f.provider, true); err != nil && *b.err == nil {
+			*b.err = err
+		}
 		is := f.provider == "AWS" || f.provider == "OTHER" && f.hasSecret() && b.value("key") != nil
 		storage = &is
 	}

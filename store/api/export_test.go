@@ -1,5 +1,7 @@
 package api
 
+import "net/http"
+
 // Secrets returns one of each type that must not print itself.
 func Secrets(b []byte) []any { return []any{secretText(b), issued(b)} }
 
@@ -10,4 +12,15 @@ func Routes() []string {
 		out = append(out, r.method+" "+r.path)
 	}
 	return out
+}
+
+// Remembered is how many addresses a handler of New keeps for failed tokens.
+func Remembered(h http.Handler) int {
+	s, ok := h.(*server)
+	if !ok {
+		return -1
+	}
+	s.failures.mu.Lock()
+	defer s.failures.mu.Unlock()
+	return len(s.failures.due)
 }

@@ -282,18 +282,55 @@ func TestNoRetries(t *testing.T) {
 }
 
 func TestRedirects(t *testing.T) {
-	up := startProvider(t, "HTTP/1.1 307 Temporary Redirect\r\nLocation: https://elsewhere.example/\r\nContent-Length: 4\r\n\r\nmove")
-	b := startBridge(t, up.Endpoint)
-	b.onHeaders(forwardTo(up.Endpoint))
-	resp, body := b.send(configv1.Protocol_AI, get)
-	wantError(t, configv1.Protocol_AI, resp, body, 502, "provider_redirect")
-	if got := resp.Header.Get("Location"); got != "" {
-		t.Errorf("location %q passed", got)
+	const to = "Location: https://elsewhere.example/\r\nSet-Cookie: a=b\r\nX-Other: c\r\n"
+	for name, c := range map[string]struct {
+		reply  string
+		status int
+		code   string
+	}{
+		"body":            {"307 Temporary Redirect\r\n" + to + "Content-Length: 4\r\n\r\nmove", 502, "provider_redirect"},
+		"no body":         {"301 Moved Permanently\r\n" + to + "Content-Length: 0\r\n\r\n", 502, "provider_redirect"},
+		"chunks":          {"308 Permanent Redirect\r\n" + to + "Transfer-Encoding: chunked\r\n\r\n4\r\nmove\r\n4\r\nmove\r\n0\r\n\r\n", 502, "provider_redirect"},
+		"compressed":      {"302 Found\r\n" + to + "Content-Encoding: gzip\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\nmove", 502, "provider_redirect"},
+		"not modified":    {"304 Not Modified\r\nEtag: x\r\n\r\n", 502, "provider_redirect"},
+		"more than fits":  {"307 Temporary Redirect\r\n" + to + "Content-Length: 3000000\r\n\r\n" + strings.Repeat("x", 3_000_000), 503, "service_unavailable"},
+		"not a redirect":  {"299 Fine\r\n" + to + "Content-Length: 4\r\n\r\nmove", 299, ""},
+		"not one, either": {"400 Bad Request\r\n" + to + "Content-Length: 4\r\n\r\nmove", 400, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := startProvider(t, "HTTP/1.1 "+c.reply)
+			b := startBridge(t, up.Endpoint)
+			b.onHeaders(forwardTo(up.Endpoint))
+			resp, body := b.send(configv1.Protocol_AI, get)
+			if c.code == "" {
+				if resp.StatusCode != c.status || body != "move" || resp.Header.Get("X-Other") != "c" {
+					t.Errorf("got %d %q %v, want the provider's answer", resp.StatusCode, body, resp.Header)
+				}
+				return
+			}
+			wantError(t, configv1.Protocol_AI, resp, body, c.status, c.code)
+			for _, gone := range []string{"Location", "Set-Cookie", "X-Other", "Content-Encoding", "Etag"} {
+				if got := resp.Header.Get(gone); got != "" {
+					t.Errorf("%s %q passed", gone, got)
+				}
+			}
+			if c.status == 502 && resp.ContentLength != int64(len(body)) {
+				t.Errorf("content-length %d of %d bytes", resp.ContentLength, len(body))
+			}
+			if strings.Contains(b.log.String(), "lua") {
+				t.Errorf("the script failed: %s", b.log)
+			}
+		})
 	}
-	resp, body = b.send(configv1.Protocol_S3, get)
-	if resp.StatusCode != 307 || body != "move" {
-		t.Errorf("S3: got %d %q, want the provider's answer", resp.StatusCode, body)
-	}
+	t.Run("S3", func(t *testing.T) {
+		up := startProvider(t, "HTTP/1.1 307 Temporary Redirect\r\n"+to+"Content-Length: 4\r\n\r\nmove")
+		b := startBridge(t, up.Endpoint)
+		b.onHeaders(forwardTo(up.Endpoint))
+		resp, body := b.send(configv1.Protocol_S3, get)
+		if resp.StatusCode != 307 || body != "move" {
+			t.Errorf("got %d %q, want the provider's answer", resp.StatusCode, body)
+		}
+	})
 }
 
 // A refused request must not be asked for its body.

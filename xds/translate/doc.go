@@ -1,6 +1,6 @@
 // Package translate renders what a bridge knows into the resources of its Envoy:
-// listeners, routes and clusters. It is pure: the same input gives the same
-// output, and nothing is looked up.
+// listeners, routes, clusters and certificates. It is pure: the same input gives
+// the same output, and nothing is looked up.
 //
 // What every listener promises, whatever the input (DESIGN.md §5):
 //
@@ -17,6 +17,8 @@
 //   - Where Envoy answers by itself, it answers in the words of the listener's
 //     protocol: S3 XML or OpenAI JSON.
 //   - A request is never repeated once its headers may have reached a provider.
+//   - A listener that names a certificate speaks TLS 1.2 or 1.3 with it, HTTP/2 or
+//     HTTP/1.1 by ALPN; one whose certificate is not there is left out, never plain.
 //
 // Clusters are per endpoint, not per connector, and are named after what they
 // reach (ClusterName), so that a cluster's name never changes its meaning. TLS

@@ -203,7 +203,7 @@ func httpFilters(p *protocol) []*hcmv3.HttpFilter {
 		})
 	}
 	if !p.redirects {
-		add("envoy.filters.http.custom_response", refuseRedirects(p))
+		add("envoy.filters.http.lua", refuseRedirects(p))
 	}
 	add("envoy.filters.http.ext_proc", extProc(p))
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})

@@ -4,16 +4,11 @@ import (
 	"encoding/json"
 	"strconv"
 
-	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
-	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
-	customv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/custom_response/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	localv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/custom_response/local_response_policy/v3"
-	typematcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -151,36 +146,29 @@ func allOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 }
 
 // refuseRedirects answers 502 where the provider answers 3xx: a client that
-// followed the redirect would take its repository key to another host.
-func refuseRedirects(p *protocol) *customv3.CustomResponse {
-	policy := &localv3.LocalResponsePolicy{
-		StatusCode:           wrapperspb.UInt32(502),
-		Body:                 inline(p.replies.redirect.body(p)),
-		ResponseHeadersToAdd: []*corev3.HeaderValueOption{contentType(p)},
-	}
-	return &customv3.CustomResponse{CustomResponseMatcher: &xdsmatcherv3.Matcher{
-		MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{
-			Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{
-				Predicate: &xdsmatcherv3.Matcher_MatcherList_Predicate{
-					MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
-						SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-							Input: extension("3xx", &typematcherv3.HttpResponseStatusCodeClassMatchInput{}),
-							Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{
-								ValueMatch: &xdsmatcherv3.StringMatcher{
-									MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: "3xx"},
-								},
-							},
-						},
-					},
-				},
-				OnMatch: &xdsmatcherv3.Matcher_OnMatch{
-					OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: extension("refuse", policy)},
-				},
-			}},
-		}},
-	}}
-}
-
-func extension(name string, config proto.Message) *xdscorev3.TypedExtensionConfig {
-	return &xdscorev3.TypedExtensionConfig{Name: name, TypedConfig: pack(config)}
+// followed the redirect would take its repository key to another host. Nothing of
+// the provider's answer is left; its body is read first, up to Envoy's buffer limit.
+//
+// Lua, since Envoy 1.40 has nothing else for it that it calls stable: the
+// custom_response filter is work in progress, outside Envoy's threat model.
+func refuseRedirects(p *protocol) *luav3.Lua {
+	return &luav3.Lua{DefaultSourceCode: inline(`function envoy_on_response(response)
+  local headers = response:headers()
+  if headers:get(":status"):byte(1) ~= 51 then
+    return
+  end
+  local names = {}
+  for name in pairs(headers) do
+    if name:byte(1) ~= 58 then
+      names[#names + 1] = name
+    end
+  end
+  for _, name in ipairs(names) do
+    headers:remove(name)
+  end
+  headers:replace(":status", "502")
+  headers:replace("content-type", ` + strconv.Quote(p.contentType) + `)
+  response:body(true):setBytes(` + strconv.Quote(p.replies.redirect.body(p)) + `)
+end
+`)}
 }

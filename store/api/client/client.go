@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"keybridge/keyshare/seal"
 )
@@ -66,6 +68,8 @@ type Error struct {
 	Status  int    `json:"-"`
 	Code    string `json:"error_code"`
 	Message string `json:"message"`
+	// RetryAfter is how long a caller who was too fast has to wait.
+	RetryAfter time.Duration `json:"-"`
 }
 
 func (e *Error) Error() string {
@@ -94,7 +98,8 @@ func (s *Secret) UnmarshalJSON(b []byte) error {
 }
 
 // do sends one request and decodes the answer into out, unless that is nil.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+// Headers come in pairs; one with an empty value is not sent.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, in, out any, headers ...string) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -115,6 +120,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i+1] != "" {
+			req.Header.Set(headers[i], headers[i+1])
+		}
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("admin API: %w", err)
@@ -131,6 +141,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 			refused = &Error{} // not from the API: a proxy's page, say
 		}
 		refused.Status = resp.StatusCode
+		if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+			refused.RetryAfter = time.Duration(seconds) * time.Second
+		}
 		return refused
 	}
 	if out == nil {

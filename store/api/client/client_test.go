@@ -41,7 +41,7 @@ type plane struct {
 	received   bytes.Buffer
 }
 
-func newPlane(t *testing.T) *plane {
+func newPlane(t *testing.T, change ...func(*api.Config)) *plane {
 	t.Helper()
 	p := &plane{}
 	var err error
@@ -68,11 +68,15 @@ func newPlane(t *testing.T) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := api.New(api.Config{
+	config := api.Config{
 		Store: p.store, Policy: policy,
 		Seal:     func() (*seal.PublicKey, error) { return p.key, nil },
 		Manifest: func() []byte { return []byte(`{"payload":"cA==","signature":"cw=="}`) },
-	})
+	}
+	for _, f := range change {
+		f(&config)
+	}
+	h := api.New(config)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -194,7 +198,7 @@ func TestBindingsAgree(t *testing.T) {
 		}
 	}
 	for i, endpoint := range []string{"https://llm.example.com", "https://llm.example.com/", "https://llm.example.com/api/v1", "http://127.0.0.1:11434/v1/"} {
-		for _, typ := range []string{"OPENAI", "OTHER"} {
+		for _, typ := range []string{"OPENAI", "ANTHROPIC", "OTHER"} {
 			spec := client.LLMSpec{WorkspaceID: ws.ID, Name: fmt.Sprint("l", i, typ), AIType: typ, Endpoint: endpoint, Secret: client.Secret("secret")}
 			if _, err := c.CreateLLM(t.Context(), spec); err != nil {
 				t.Errorf("%q %s: %v", endpoint, typ, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -31,6 +32,11 @@ func (c *Client) Workspaces(ctx context.Context) ([]Workspace, error) {
 	}
 	err := c.do(ctx, http.MethodGet, "/workspace", nil, nil, &answer)
 	return answer.Workspaces, err
+}
+
+// RenameWorkspace needs an ADMIN token of the workspace.
+func (c *Client) RenameWorkspace(ctx context.Context, id, name string) error {
+	return c.do(ctx, http.MethodPut, "/workspace/"+url.PathEscape(id), nil, map[string]string{"name": name}, nil)
 }
 
 // DeleteWorkspace deletes an empty workspace.
@@ -66,24 +72,73 @@ type Repo struct {
 	Version     uint64    `json:"version"`
 }
 
-// CreateRepo makes a repository; it returns its id.
-func (c *Client) CreateRepo(ctx context.Context, spec RepoSpec) (string, error) {
-	buckets, llms := []map[string]string{}, []map[string]string{}
-	for _, id := range spec.Buckets {
-		buckets = append(buckets, map[string]string{"bucketId": id})
-	}
-	for _, id := range spec.LLMs {
-		llms = append(llms, map[string]string{"aiLlmId": id})
-	}
-	in := map[string]any{"workspaceId": spec.WorkspaceID, "name": spec.Name, "mode": "NORMAL", "repoBuckets": buckets, "repoAiLlms": llms}
-	if len(buckets) > 0 {
+func (spec RepoSpec) body() map[string]any {
+	in := map[string]any{"workspaceId": spec.WorkspaceID, "name": spec.Name, "mode": "NORMAL",
+		"repoBuckets": members("bucketId", spec.Buckets), "repoAiLlms": members("aiLlmId", spec.LLMs)}
+	if len(spec.Buckets) > 0 {
 		in["storageType"] = "S3"
 	}
+	return in
+}
+
+func members(field string, ids []string) []map[string]string {
+	out := []map[string]string{}
+	for _, id := range ids {
+		out = append(out, map[string]string{field: id})
+	}
+	return out
+}
+
+// CreateRepo makes a repository; it returns its id.
+func (c *Client) CreateRepo(ctx context.Context, spec RepoSpec) (string, error) {
 	var answer struct {
 		ID string `json:"repoId"`
 	}
-	err := c.do(ctx, http.MethodPost, "/repo", nil, in, &answer)
+	err := c.do(ctx, http.MethodPost, "/repo", nil, spec.body(), &answer)
 	return answer.ID, err
+}
+
+// ValidateNewRepo returns the error that CreateRepo would, and makes nothing.
+func (c *Client) ValidateNewRepo(ctx context.Context, spec RepoSpec) error {
+	return c.do(ctx, http.MethodPost, "/repo/validate", nil, spec.body(), nil)
+}
+
+// RepoUpdate changes a repository; what is zero stays. A list that is not nil
+// replaces the old one.
+type RepoUpdate struct {
+	Name     string
+	Disabled *bool
+	Buckets  []string
+	LLMs     []string
+	Version  uint64 // if not 0, the version that it must have
+}
+
+func (u RepoUpdate) body() map[string]any {
+	in := map[string]any{"name": u.Name, "disabled": u.Disabled}
+	if u.Buckets != nil {
+		in["repoBuckets"] = members("bucketId", u.Buckets)
+	}
+	if u.LLMs != nil {
+		in["repoAiLlms"] = members("aiLlmId", u.LLMs)
+	}
+	return in
+}
+
+// UpdateRepo changes a repository.
+func (c *Client) UpdateRepo(ctx context.Context, id string, u RepoUpdate) error {
+	return c.do(ctx, http.MethodPut, "/repo/"+url.PathEscape(id), nil, u.body(), nil, ifMatch(u.Version)...)
+}
+
+// ValidateRepo returns the error that UpdateRepo would, and changes nothing.
+func (c *Client) ValidateRepo(ctx context.Context, id string, u RepoUpdate) error {
+	return c.do(ctx, http.MethodPost, "/repo/"+url.PathEscape(id)+"/validate", nil, u.body(), nil, ifMatch(u.Version)...)
+}
+
+func ifMatch(version uint64) []string {
+	if version == 0 {
+		return nil
+	}
+	return []string{"If-Match", `"` + strconv.FormatUint(version, 10) + `"`}
 }
 
 // Repos lists repositories with their connectors and keys, as Buckets lists S3 connectors.
@@ -97,7 +152,7 @@ func (c *Client) Repos(ctx context.Context, workspaceID string) ([]Repo, error) 
 
 // SetRepoDisabled stops the keys of a repository from working, or lets them again.
 func (c *Client) SetRepoDisabled(ctx context.Context, id string, disabled bool) error {
-	return c.do(ctx, http.MethodPut, "/repo/"+url.PathEscape(id), nil, map[string]bool{"disabled": disabled}, nil)
+	return c.UpdateRepo(ctx, id, RepoUpdate{Disabled: &disabled})
 }
 
 // DeleteRepo deletes a repository with its keys.
@@ -114,6 +169,7 @@ type Key struct {
 	AIType     string     `json:"aiType"`
 	CreatedAt  time.Time  `json:"createdAt"`
 	ExpiresAt  *time.Time `json:"expiresAt"`
+	Disabled   bool       `json:"disabled"`
 	Version    uint64     `json:"version"`
 }
 
@@ -121,7 +177,7 @@ type Key struct {
 type KeySpec struct {
 	Name       string
 	AccessType string     // storage keys: READ, WRITE or ADMIN
-	AIType     string     // AI keys: OPENAI or OTHER
+	AIType     string     // AI keys: OPENAI, ANTHROPIC or OTHER
 	ExpiresAt  *time.Time // nil: never
 }
 
@@ -164,6 +220,44 @@ func (c *Client) AIKeys(ctx context.Context, repoID string) ([]Key, error) {
 	}
 	err := c.do(ctx, http.MethodGet, aiKeys(repoID), nil, nil, &answer)
 	return answer.Keys, err
+}
+
+// KeyUpdate changes a key; what is zero stays.
+type KeyUpdate struct {
+	Name       string
+	AccessType string // storage keys only
+	Disabled   *bool
+	ExpiresAt  *time.Time // a time that has passed ends the key
+	Version    uint64     // if not 0, the version that it must have
+}
+
+// UpdateStorageKey changes an S3 key.
+func (c *Client) UpdateStorageKey(ctx context.Context, repoID, id string, u KeyUpdate) error {
+	return c.updateKey(ctx, storageKeys(repoID), id, u)
+}
+
+// UpdateAIKey changes an AI key.
+func (c *Client) UpdateAIKey(ctx context.Context, repoID, id string, u KeyUpdate) error {
+	return c.updateKey(ctx, aiKeys(repoID), id, u)
+}
+
+func (c *Client) updateKey(ctx context.Context, path, id string, u KeyUpdate) error {
+	in := map[string]any{"name": u.Name, "accessType": u.AccessType, "disabled": u.Disabled, "expiresAt": u.ExpiresAt}
+	return c.do(ctx, http.MethodPut, path+"/"+url.PathEscape(id), nil, in, nil, ifMatch(u.Version)...)
+}
+
+// RotateStorageKey makes a key like the given one, which ends after the overlap.
+func (c *Client) RotateStorageKey(ctx context.Context, repoID, id string, overlap time.Duration) (IssuedKey, error) {
+	return c.rotateKey(ctx, storageKeys(repoID), id, overlap)
+}
+
+// RotateAIKey is RotateStorageKey for an AI key.
+func (c *Client) RotateAIKey(ctx context.Context, repoID, id string, overlap time.Duration) (IssuedKey, error) {
+	return c.rotateKey(ctx, aiKeys(repoID), id, overlap)
+}
+
+func (c *Client) rotateKey(ctx context.Context, path, id string, overlap time.Duration) (IssuedKey, error) {
+	return c.createKey(ctx, path+"/"+url.PathEscape(id)+"/rotate", map[string]any{"overlapSeconds": int64(overlap / time.Second)})
 }
 
 // DeleteStorageKey revokes an S3 key.

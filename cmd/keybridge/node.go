@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keybridge/store/api/client"
+)
+
+func nodeCommand() *cobra.Command {
+	cmd := group("node", "Bridges, as the control plane sees them")
+	f := addAdminFlags(cmd)
+	list := &cobra.Command{
+		Use: "list", Short: "List bridges: whether they serve, and where applications reach them", Args: cobra.NoArgs,
+		Long: `ONLINE: connected and serving. OFFLINE: connected, but sealed or not in sync. DISCONNECTED:
+not connected to the control plane; it may be serving what it had last.`,
+		Example: "  keybridge node list\n  keybridge node list --json | jq -r '.[] | select(.status != \"ONLINE\") | .name'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			all, err := c.Nodes(cmd.Context(), 0)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, n := range all {
+				rows = append(rows, []string{n.Name, n.Status, n.Region, n.IP, n.URL, fmt.Sprintf("%d ms", n.LatencyMs), n.Version, ago(n.LastUpdated)})
+			}
+			return f.print(cmd, listed(all), "NAME STATUS REGION IP URL LATENCY VERSION HEARD", rows)
+		},
+	}
+	cmd.AddCommand(list)
+	return cmd
+}
+
+// ago says how long something is past.
+func ago(t *time.Time) string {
+	if t == nil {
+		return "never"
+	}
+	return span(max(0, time.Since(*t))) + " ago"
+}
+
+func syncCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "sync", Short: "Show what bridges and their Envoys have taken in of the configuration", Args: cobra.NoArgs,
+		Long: `Shows per bridge, and per Envoy behind it, and per type of configuration the version that was
+sent and the one that was acknowledged, and the text of what was refused. It takes a token with
+a role in all workspaces.`,
+		Example: "  keybridge sync\n  keybridge sync --json | jq '.[] | select(.lastNack != \"\")'",
+	}
+	f := addAdminFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := f.client(cmd)
+		if err != nil {
+			return err
+		}
+		all, err := c.Sync(cmd.Context())
+		if err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, s := range all {
+			rows = append(rows, []string{s.Bridge, s.Node, kind(s.Type), fmt.Sprint(s.Sent), fmt.Sprint(s.Acked), syncState(s), s.Nack})
+		}
+		return f.print(cmd, listed(all), "BRIDGE NODE TYPE SENT ACKED STATE REFUSED", rows)
+	}
+	return cmd
+}
+
+// kind is the last part of a type's name.
+func kind(typeURL string) string { return typeURL[strings.LastIndexAny(typeURL, "./")+1:] }
+
+func syncState(s client.Sync) string {
+	switch {
+	case !s.Connected:
+		return "away"
+	case s.Nack != "":
+		return "refused"
+	case s.Acked < s.Sent:
+		return "waiting"
+	}
+	return "ok"
+}
+
+// bridges looks at the bridges themselves.
+func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
+	all, err := c.Nodes(ctx, 0)
+	if err != nil {
+		return err
+	}
+	var offline, away int
+	for _, n := range all {
+		switch n.Status {
+		case "ONLINE":
+		case "OFFLINE":
+			offline++
+			p.problem("its /ready says what is missing; `keybridge keeper run` on enough hosts?", "bridge %s is not serving", n.Name)
+		default:
+			away++
+			p.problem("it serves what it had last, for a while; is it running, and is the control plane's --bridges reachable?",
+				"bridge %s is not connected, last heard %s", n.Name, ago(n.LastUpdated))
+		}
+	}
+	if len(all) == 0 {
+		p.problem("start one: keybridge bridge --help", "no bridge is connected: nothing is served")
+	}
+	p.line("bridges", "%s", counted(len(all), count{offline, "not serving"}, count{away, "not connected"}))
+	return nil
+}
+
+// sync looks for configuration that was refused. A token of some workspaces only
+// may not ask.
+func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
+	all, err := c.Sync(ctx)
+	if forbidden(err) {
+		p.line("sync", "needs a token of all workspaces")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	refused, waiting := 0, 0
+	for _, s := range all {
+		switch syncState(s) {
+		case "refused":
+			refused++
+			p.problem("the connectors it is about keep their last good state; keybridge sync shows all", "%s refuses %s: %s", s.Node, kind(s.Type), s.Nack)
+		case "waiting":
+			waiting++
+		}
+	}
+	is := "all acknowledged"
+	if refused+waiting > 0 || len(all) == 0 {
+		is = counted(len(all), count{refused, "refused"}, count{waiting, "waiting"})
+	}
+	p.line("sync", "%s", is)
+	return nil
+}

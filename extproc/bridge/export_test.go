@@ -1,0 +1,4 @@
+package bridge
+
+// Publish is how a provider's text is made fit to be shown.
+var Publish = publish
