@@ -56,6 +56,7 @@ $(TOOLS)/bin/versitygw:
 	GOEXPERIMENT= GOBIN=$(TOOLS)/bin go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 
 $(TOOLS)/py/.done: .ci/requirements.txt
+	rm -rf $(TOOLS)/py # pip --target does not merge the bin folders of two runs
 	$(PIP) --target $(TOOLS)/py -r .ci/requirements.txt
 	touch $@
 

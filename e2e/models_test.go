@@ -360,6 +360,13 @@ func (m *models) largeBody(t *testing.T) {
 		t.Logf("%s: %d bytes there and back in %s", c.path, len(body), time.Since(begun).Round(time.Millisecond))
 		m.wantSeen(t, c.to)
 	}
+	// One that is not found in what the bridge reads: in the words of both APIs, as nobody knows the request by then.
+	m.forget()
+	a, err := m.askAI(t.Context(), http.MethodPost, "/v1/chat/completions", `{"messages":["`+words+words+`"],"model":"other-chat"}`, m.openAI)
+	if err != nil || a.status != http.StatusRequestEntityTooLarge || !strings.Contains(a.body, `"code":"request_too_large"`) || !strings.HasPrefix(a.body, `{"type":"error",`) {
+		t.Errorf("%d %.300s, %v", a.status, a.body, err)
+	}
+	m.wantSeen(t)
 }
 
 // The providers hold back every event until the client has had the one before it.

@@ -190,7 +190,9 @@ func TestBodyRefused(t *testing.T) {
 	asksOn := onWord("yes!")
 	asksOn.body = func(*extproc.Request, []byte, bool) (*extproc.Decision, *extproc.Error) { return nil, extproc.NeedBody }
 	half := onWord("yes!")
-	half.body = func(r *extproc.Request, _ []byte, _ bool) (*extproc.Decision, *extproc.Error) { return r.Decision(), nil }
+	half.body = func(r *extproc.Request, _ []byte, _ bool) (*extproc.Decision, *extproc.Error) {
+		return r.Decision(), nil
+	}
 	noWords := onWord("yes!")
 	noWords.tooLarge = func() *extproc.Error { panic(1) }
 	for _, tt := range []struct {

@@ -340,16 +340,18 @@ func TestSlowProvider(t *testing.T) {
 		for _, path := range []string{"/headers", "/body/headers"} {
 			var sent atomic.Int64
 			body := &pieces{n: 256, piece: text(1<<20, "yes!", ""), each: func(int) { sent.Add(1) }}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			r := g.request(ctx, "POST", path, "a", body)
 			r.ContentLength = 256 << 20
 			if resp, err := g.client(http2).Do(r); err == nil {
 				_ = resp.Body.Close()
 			}
 			cancel()
-			t.Logf("%s: %d MiB sent to a provider that reads nothing", path, sent.Load())
-			b, _ := g.envoy.Admin(context.Background(), "/memory")
-			t.Logf("%s", b)
+			// What the buffers and windows on the way hold; 31 MiB were measured for
+			// HTTP/1.1, 49 MiB for HTTP/2, of which 25 MiB without a body that decides.
+			if n := sent.Load(); n > 128 {
+				t.Errorf("%s: %d MiB sent to a provider that reads nothing", path, n)
+			}
 		}
 	})
 }

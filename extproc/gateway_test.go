@@ -293,10 +293,10 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/download": // headers and bytes, then slowly nothing more
 		w.Header().Set("content-length", "2000")
-		_, _ = io.WriteString(w, string(make([]byte, 1000)))
+		_, _ = w.Write(make([]byte, 1000))
 		flush()
 		if wait() {
-			_, _ = io.WriteString(w, string(make([]byte, 1000)))
+			_, _ = w.Write(make([]byte, 1000))
 		}
 		return
 	case "/sse":

@@ -29,8 +29,9 @@ func (c *streamContext) Value(key any) any {
 // interruptible makes streams that can be ended. Only the tap comes early enough:
 // the transport takes the context that it returns to wait on.
 func interruptible(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	return &streamContext{ctx, cancel}, nil
+	c := &streamContext{}
+	c.Context, c.cancel = context.WithCancel(ctx)
+	return c, nil
 }
 
 // interrupt returns what ends a stream with an error.

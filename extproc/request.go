@@ -192,7 +192,7 @@ func bytesOf(s string) []byte {
 
 // Error refuses a request in the protocol's own words.
 type Error struct {
-	Status      int // HTTP status, 400 to 599
+	Status      int // HTTP status: 400 to 599, or 200 where the protocol answers itself
 	ContentType string
 	Body        []byte
 	Headers     []Header

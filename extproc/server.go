@@ -93,6 +93,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.MaxRecvMsgSize(9<<20),
 		grpc.WaitForHandlers(true),
 		grpc.InTapHandle(interruptible),
+		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(16 << 20),
 	)
 	extprocv3.RegisterExternalProcessorServer(g, s)
 	done := make(chan error, 1)

@@ -19,7 +19,7 @@ import (
 // only ever in a file: arguments and environment are readable by others.
 const (
 	envAdmin     = "KEYBRIDGE_ADMIN"
-	envTokenFile = "KEYBRIDGE_TOKEN_FILE" //nolint:gosec // a file's name, not a token
+	envTokenFile = "KEYBRIDGE_TOKEN_FILE"
 	envRoot      = "KEYBRIDGE_OPERATOR_ROOT"
 	envWorkspace = "KEYBRIDGE_WORKSPACE"
 )

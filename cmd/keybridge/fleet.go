@@ -74,6 +74,10 @@ func node(b link.BridgeState) api.Node {
 		Name: b.Name, IP: b.Address, Region: b.Report.GetRegion(), Version: b.Report.GetVersion(),
 		Status: api.StatusOnline, Latency: b.RTT, LastUpdated: b.LastReport, Services: 3, // every bridge serves storage and AI
 	}
+	n.Reason, n.Problems = b.Report.GetReason(), b.Report.GetProblems()
+	for _, k := range b.Report.GetKeepers() {
+		n.Keepers = append(n.Keepers, api.KeeperStatus{Name: k.Keeper, State: k.State, Detail: k.Detail})
+	}
 	switch {
 	case !b.Connected:
 		n.Status = api.StatusDisconnected

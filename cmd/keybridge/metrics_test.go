@@ -44,7 +44,7 @@ func registries(t *testing.T) map[string]*prometheus.Registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { events.Close() })
+	t.Cleanup(func() { _ = events.Close() })
 	requests := api.NewMetrics()
 	api.New(api.Config{Store: records, Metrics: requests}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/health", nil))
 	ads, err := xds.NewServer(xds.Config{Types: xds.BridgeTypes(), Authorize: func(context.Context) (node, group string, err error) { return "", "", errors.New("nobody") }})

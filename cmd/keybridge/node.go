@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -87,59 +86,4 @@ func syncState(s client.Sync) string {
 		return "waiting"
 	}
 	return "ok"
-}
-
-// bridges looks at the bridges themselves.
-func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
-	all, err := c.Nodes(ctx, 0)
-	if err != nil {
-		return err
-	}
-	var offline, away int
-	for _, n := range all {
-		switch n.Status {
-		case "ONLINE":
-		case "OFFLINE":
-			offline++
-			p.problem("its /ready says what is missing; `keybridge keeper run` on enough hosts?", "bridge %s is not serving", n.Name)
-		default:
-			away++
-			p.problem("it serves what it had last, for a while; is it running, and is the control plane's --bridges reachable?",
-				"bridge %s is not connected, last heard %s", n.Name, ago(n.LastUpdated))
-		}
-	}
-	if len(all) == 0 {
-		p.problem("start one: keybridge bridge --help", "no bridge is connected: nothing is served")
-	}
-	p.line("bridges", "%s", counted(len(all), count{offline, "not serving"}, count{away, "not connected"}))
-	return nil
-}
-
-// sync looks for configuration that was refused. A token of some workspaces only
-// may not ask.
-func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
-	all, err := c.Sync(ctx)
-	if forbidden(err) {
-		p.line("sync", "needs a token of all workspaces")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	refused, waiting := 0, 0
-	for _, s := range all {
-		switch syncState(s) {
-		case "refused":
-			refused++
-			p.problem("the connectors it is about keep their last good state; keybridge sync shows all", "%s refuses %s: %s", s.Node, kind(s.Type), s.Nack)
-		case "waiting":
-			waiting++
-		}
-	}
-	is := "all acknowledged"
-	if refused+waiting > 0 || len(all) == 0 {
-		is = counted(len(all), count{refused, "refused"}, count{waiting, "waiting"})
-	}
-	p.line("sync", "%s", is)
-	return nil
 }

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +20,9 @@ const (
 	statusProblems = 1
 	statusUnknown  = 2
 )
+
+// shownProblems leave room on one screen for the rest.
+const shownProblems = 12
 
 // expiringSoon is how long before a key's end `keybridge status` begins to say so.
 const expiringSoon = 14 * 24 * time.Hour
@@ -45,10 +51,10 @@ The exit status is 0 if all is well, 1 if there are problems, 2 if that cannot b
 		} else if err := p.draw(cmd.OutOrStdout()); err != nil {
 			return err
 		}
-		switch {
-		case p.Status == "unknown":
+		switch p.Status {
+		case "unknown":
 			return exitStatus(statusUnknown)
-		case p.Status == "problems":
+		case "problems":
 			return exitStatus(statusProblems)
 		}
 		return nil
@@ -112,6 +118,86 @@ func (s scope) picture(cmd *cobra.Command) *picture {
 	return p
 }
 
+// bridges looks at the bridges themselves, and at the keepers as those found them.
+func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
+	all, err := c.Nodes(ctx, 0)
+	if err != nil {
+		return err
+	}
+	var offline, away int
+	for _, n := range all {
+		switch n.Status {
+		case "ONLINE":
+		case "OFFLINE":
+			offline++
+			p.problem("its log and its /ready say more; enough keepers must run", "bridge %s is not serving: %s", n.Name, cmp.Or(n.Reason, "it is not in sync"))
+		default:
+			away++
+			p.problem("is it running, and does it reach the control plane's --bridges? It serves what it had, for --max-stale",
+				"bridge %s is not connected, last heard %s", n.Name, ago(n.LastUpdated))
+		}
+		for _, problem := range n.Problems {
+			p.problem("", "bridge %s leaves out: %s", n.Name, problem)
+		}
+	}
+	if len(all) == 0 {
+		p.problem("start one: keybridge bridge --help", "no bridge is connected: nothing is served")
+	}
+	p.line("bridges", "%s", counted(len(all), count{offline, "not serving"}, count{away, "not connected"}))
+	p.keepers(all)
+	return nil
+}
+
+// keepers are as each bridge found them when it last asked for shares; one that any
+// bridge found wrong is a problem, even if that bridge had enough others.
+func (p *picture) keepers(bridges []client.Node) {
+	wrong := map[string]string{}
+	seen := map[string]bool{}
+	for _, n := range bridges {
+		for _, k := range n.Keepers {
+			seen[k.Name] = true
+			if k.State != "good" {
+				wrong[k.Name] = fmt.Sprintf("keeper %s: %s, as bridge %s found it when it asked for shares: %s", k.Name, k.State, n.Name, cmp.Or(k.Detail, k.State))
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(wrong)) {
+		p.problem("a bridge starts as long as enough others are good", "%s", wrong[name])
+	}
+	if len(seen) > 0 {
+		p.line("keepers", "%s", counted(len(seen), count{len(wrong), "not good when last asked"}))
+	}
+}
+
+// sync looks for configuration that was refused. A token of some workspaces only
+// may not ask.
+func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
+	all, err := c.Sync(ctx)
+	if forbidden(err) {
+		p.line("sync", "needs a token of all workspaces")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	refused, waiting := 0, 0
+	for _, s := range all {
+		switch syncState(s) {
+		case "refused":
+			refused++
+			p.problem("the connectors it is about keep their last good state; keybridge sync shows all", "%s refuses %s: %s", s.Node, kind(s.Type), s.Nack)
+		case "waiting":
+			waiting++
+		}
+	}
+	is := "all acknowledged"
+	if refused+waiting > 0 || len(all) == 0 {
+		is = counted(len(all), count{refused, "refused"}, count{waiting, "waiting"})
+	}
+	p.line("sync", "%s", is)
+	return nil
+}
+
 // connectors looks at how bridges found each connector at its provider.
 func (p *picture) connectors(ctx context.Context, c *client.Client, workspace string, names map[string]string) error {
 	all, err := connectors(ctx, c, workspace, names)
@@ -120,34 +206,28 @@ func (p *picture) connectors(ctx context.Context, c *client.Client, workspace st
 	}
 	refused, untried := 0, 0
 	for _, x := range all {
-		if x.Status == "ONLINE" {
+		switch x.Status {
+		case "ONLINE":
 			continue
-		}
-		if x.Status == "" {
+		case "OFFLINE":
+			refused++
+		default: // before any bridge has said anything, or when those that did are gone
 			untried++
 			continue
 		}
-		refused++
 		do := fmt.Sprintf("keybridge connector validate %s --workspace %s", x.Name, x.Workspace)
 		nodes, err := x.nodes(ctx, c)
 		if err != nil {
 			return err
 		}
 		for _, n := range nodes {
-			if n.Status != "ONLINE" {
-				p.problem(do, "connector %s (%s) does not work at bridge %s: %s", x.Name, x.Workspace, n.Name, orElse(n.Message, n.Status))
+			if n.Status == "OFFLINE" {
+				p.problem(do, "connector %s (%s) does not work at bridge %s: %s", x.Name, x.Workspace, n.Name, cmp.Or(n.Message, n.Status))
 			}
 		}
 	}
-	p.line("connectors", "%s", counted(len(all), count{refused, "not working"}, count{untried, "not tried yet"}))
+	p.line("connectors", "%s", counted(len(all), count{refused, "not working"}, count{untried, "of which no bridge says anything"}))
 	return nil
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // tokens looks for admin tokens that end soon; not every token may ask.
@@ -221,7 +301,11 @@ func (p *picture) draw(w io.Writer) error {
 	default:
 		b.WriteString(plural(len(p.Problems), "problem") + "\n")
 	}
-	for _, x := range p.Problems {
+	for i, x := range p.Problems {
+		if i == shownProblems {
+			fmt.Fprintf(&b, "  … and %d more: keybridge status --json\n", len(p.Problems)-i)
+			break
+		}
 		fmt.Fprintf(&b, "  ✗ %s\n", printable(x.What))
 		if x.Do != "" {
 			fmt.Fprintf(&b, "      %s\n", printable(x.Do))

@@ -22,7 +22,11 @@ func TestMain(m *testing.M) {
 	if _, err := lockedmem.Harden(true); err != nil {
 		panic(err)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if h, _ := found(); h != nil && os.RemoveAll(h.dir) != nil {
+		code = 1
+	}
+	os.Exit(code)
 }
 
 const keyID = "AKIDEXAMPLE000000001"

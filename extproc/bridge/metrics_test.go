@@ -77,7 +77,10 @@ func TestMetrics(t *testing.T) {
 	r.State, r.Sealed = link.State_DELETED, nil
 	w.source.put(r)
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("it ended as if it were complete")
+		}
 	case <-time.After(patience):
 		t.Fatal("the request of the revoked key goes on")
 	}

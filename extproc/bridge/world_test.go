@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -22,8 +21,6 @@ import (
 
 	"keybridge/extproc/bridge"
 	"keybridge/extproc/grant"
-	"keybridge/keyshare"
-	"keybridge/keyshare/ceremony"
 	"keybridge/keyshare/identity"
 	"keybridge/keyshare/keeper"
 	"keybridge/keyshare/seal"
@@ -38,6 +35,7 @@ const patience = 20 * time.Second
 // world is a bridge with everything around it real but Envoy, of which only the
 // ADS half is there (the whole one is e2e's), and the store, which is a map.
 type world struct {
+	*house
 	live      *grant.Live
 	bridge    *bridge.Bridge
 	log       *syncBuffer
@@ -51,12 +49,7 @@ type world struct {
 	hub       *link.Hub
 	keepers   []func() // stops each
 
-	keeperDirs  []string
-	keeperLocks []keeper.Lock
 	keeperAddrs []string
-	made        *ceremony.InitResult
-	sealing     *seal.PublicKey
-	identities  map[identity.Role]*identity.Identity
 	controlAddr string
 	dir         string
 	stop        func(*testing.T)
@@ -64,43 +57,10 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{
-		live: &grant.Live{}, log: &syncBuffer{}, maxStale: time.Hour, source: newMemory(),
-		identities: map[identity.Role]*identity.Identity{}, dir: shortDir(t),
-	}
-	cfg := ceremony.InitConfig{Threshold: 2}
-	for _, name := range []string{"keeper-1", "keeper-2", "keeper-3"} {
-		dir := t.TempDir()
-		lockFile := filepath.Join(t.TempDir(), "lock.key")
-		must(t, keeper.CreateKeyFile(lockFile))
-		lock, err := keeper.KeyFileLock(lockFile)
-		must(t, err)
-		e, err := keeper.Enrol(dir, name, lock)
-		must(t, err)
-		cfg.Keepers = append(cfg.Keepers, e)
-		w.keeperDirs, w.keeperLocks = append(w.keeperDirs, dir), append(w.keeperLocks, lock)
-	}
-	for _, role := range []identity.Role{identity.RoleBridge, identity.RoleControl} {
-		id, err := identity.Create(filepath.Join(t.TempDir(), "identity.key"), role, string(role)+"-1")
-		must(t, err)
-		e, err := id.Enrolment(nil)
-		must(t, err)
-		w.identities[role] = id
-		if role == identity.RoleBridge {
-			cfg.Bridges = append(cfg.Bridges, e)
-		} else {
-			cfg.ControlPlanes = append(cfg.ControlPlanes, e)
-		}
-	}
-	made, err := ceremony.Init(cfg)
+	h, err := found()
 	must(t, err)
-	w.made = made
-	m, err := keyshare.Verify(made.RootPublic, made.Manifest)
-	must(t, err)
-	w.sealing, err = seal.ParsePublicKey([]byte(m.SealingKeys[0].PEM))
-	must(t, err)
-	for i, e := range cfg.Keepers {
-		must(t, keeper.Accept(w.keeperDirs[i], w.keeperLocks[i], made.RootPublic, made.Manifest, made.Deliveries[e.Name]))
+	w := &world{house: h, live: &grant.Live{}, log: &syncBuffer{}, maxStale: time.Hour, source: newMemory(), dir: shortDir(t)}
+	for i := range h.keeperDirs {
 		w.keeperAddrs, w.keepers = append(w.keeperAddrs, "127.0.0.1:0"), append(w.keepers, nil)
 		w.serveKeeper(t, i)
 	}

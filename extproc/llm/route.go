@@ -52,10 +52,10 @@ func forward(q *question, r *extproc.Request, c *grant.Connector) (*extproc.Deci
 	d.Cluster, d.Authority, d.Key = c.Cluster, c.Authority, q.key.Record
 	d.Path = d.Bytes([]byte(c.BasePath), []byte(q.route.rest))
 	d.Remove = append(d.Remove, removed[:]...) // copied: the decision wipes what it holds
+	removeAnthropic(d, r)
 	if c.Provider == grant.ProviderAnthropic {
 		d.SetBytes("x-api-key", secret)
 		d.Remove = append(d.Remove, "authorization")
-		removeAnthropic(d, r)
 	} else {
 		d.SetBytes("authorization", bearer, secret)
 		d.Remove = append(d.Remove, "x-api-key")

@@ -239,10 +239,10 @@ func number(state scanState, c byte) (scanState, bool) {
 		}
 		return inInteger, digit
 	case inZero, inInteger:
-		switch {
-		case c == '.':
+		switch c {
+		case '.':
 			return inDot, true
-		case c == 'e' || c == 'E':
+		case 'e', 'E':
 			return inE, true
 		}
 		return inInteger, digit && state == inInteger

@@ -91,6 +91,7 @@ func Run(t *testing.T, s Suite) {
 	t.Run("routing header of the client", s.routing)
 	t.Run("malformed", s.malformed)
 	t.Run("while the index changes", s.concurrent)
+	t.Run("refused bodies", s.bodies)
 }
 
 func (s *Suite) allowed(t *testing.T) {
@@ -123,6 +124,9 @@ func (c *cast) checkDecision(t testing.TB, d *extproc.Decision, k Key) {
 	}
 	if !provider {
 		t.Error("the provider's credential is not in the decision")
+	}
+	if known := c.Live.Load().Lookup(k.ID); d.Key == "" || d.Key != known.Record {
+		t.Errorf("the decision's key is %q, want the record %q, so that it can be revoked", d.Key, known.Record)
 	}
 	if all := fmt.Sprint(*d); strings.Contains(all, k.Secret) || strings.Contains(all, k.ID) {
 		t.Errorf("the decision carries the repository key: %s", all)
@@ -320,6 +324,29 @@ func (s *Suite) concurrent(t *testing.T) {
 		c.Live.Store(index)
 	}
 	wg.Wait()
+}
+
+// bodies asks a protocol that reads bodies for its words about those that it did
+// not read, and has it decide about one after the bridge was sealed.
+func (s *Suite) bodies(t *testing.T) {
+	c := s.cast(t)
+	p, ok := c.p.(extproc.BodyDecider)
+	if !ok {
+		t.Skip("decides by the headers alone")
+	}
+	r := s.Request(Now, c.good, c.target)
+	for want, e := range map[int]*extproc.Error{413: p.TooLarge(), 408: p.TooSlow()} {
+		c.checkRefusal(t, r, nil, e)
+		if e.Status != want {
+			t.Errorf("status %d, want %d", e.Status, want)
+		}
+	}
+	if _, e := p.Decide(Now, r); e != extproc.NeedBody {
+		return
+	}
+	c.Live.Store(nil)
+	d, e := p.DecideBody(Now, r, []byte("{}"), true)
+	c.checkRefusal(t, r, d, e)
 }
 
 // pseudo are the pseudo-headers of a request.

@@ -2,6 +2,9 @@ package s3_test
 
 import (
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,12 +90,16 @@ func TestCopy(t *testing.T) {
 				h = copyOf(tt.source, "X-Amz-Copy-Source-Range", "bytes=0-9")
 			}
 			c := call{method: "PUT", path: tt.path, query: tt.query, header: h}
-			for _, r := range []*extproc.Request{c.sign(t, s.admin), c.presign(t, s.admin, time.Hour)} {
+			hoisted := call{method: "PUT", path: tt.path, query: strings.Trim(tt.query+"&x-amz-copy-source="+url.QueryEscape(tt.source), "&")}
+			for _, r := range []*extproc.Request{c.sign(t, s.admin), c.presign(t, s.admin, time.Hour), hoisted.presign(t, s.admin, time.Hour)} {
 				d, e := s.Decide(now, r)
 				if e != nil {
 					t.Fatalf("refused: %s", e.Body)
 				}
 				provider(t, r, d, "one")
+				if n := slices.IndexFunc(d.Set, isCopySource); slices.ContainsFunc(d.Set[n+1:], isCopySource) {
+					t.Errorf("set twice: %v", d.Set)
+				}
 				if got := after(r, d).Get("X-Amz-Copy-Source"); got != tt.want {
 					t.Errorf("source %s, want %s", got, tt.want)
 				}
@@ -100,6 +107,8 @@ func TestCopy(t *testing.T) {
 		})
 	}
 }
+
+func isCopySource(h extproc.Header) bool { return h.Name == "x-amz-copy-source" }
 
 // TestCopyRefusals are attacks with the source of a copy.
 func TestCopyRefusals(t *testing.T) {

@@ -19,6 +19,9 @@ func (s *stage) decided(t *testing.T, r *extproc.Request, connector string) *ext
 		t.Fatalf("refused: %d %s %s", e.Status, e.Reason, e.Body)
 	}
 	provider(t, r, d, connector)
+	if !strings.HasPrefix(d.Key, "key-record-") {
+		t.Errorf("admitted for key %q", d.Key)
+	}
 	return d
 }
 

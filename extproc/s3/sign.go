@@ -61,6 +61,9 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 		[]byte("/"), bytesOf(scopeText), []byte(",SignedHeaders="), signed, []byte(",Signature="), s.hex[:])
 	d.Set = append(d.Set, extproc.Header{Name: "x-amz-date", Value: date})
 	for i := range s.hoisted {
+		if s.hoisted[i].Name == copySource {
+			continue // below, in its one spelling
+		}
 		d.Set = append(d.Set, extproc.Header{
 			Name: d.Bytes(bytesOf(s.hoisted[i].Name)), Value: d.Bytes(bytesOf(s.hoisted[i].Value)),
 		})

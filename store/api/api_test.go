@@ -407,6 +407,15 @@ func TestNoRoute(t *testing.T) {
 	if allow := a.header.Get("Allow"); allow != "GET, HEAD, POST" {
 		t.Errorf("Allow: %q", allow)
 	}
+	for path, allow := range map[string]string{"/bucket/available": "GET", "/ai/llm/available": "GET", "/repo/validate": "POST"} {
+		for _, method := range []string{"PUT", "DELETE"} {
+			a := e.do(method, path, nil)
+			refused(t, method+" "+path, a, 405, "METHOD_NOT_ALLOWED", "")
+			if got := a.header.Get("Allow"); got != allow {
+				t.Errorf("%s: Allow %q", path, got)
+			}
+		}
+	}
 	resp, err := http.Head(e.srv.URL + "/health")
 	if err != nil || resp.StatusCode != 200 {
 		t.Errorf("HEAD: %v, %v", resp, err)

@@ -69,7 +69,15 @@ type Node struct {
 	LastUpdated                       time.Time
 	URL                               string
 	Services                          int
+	// Reason is why it is not ready, Keepers what came of asking each for its share
+	// when it last started, Problems what it leaves out of service.
+	Reason   string
+	Keepers  []KeeperStatus
+	Problems []string
 }
+
+// KeeperStatus is a keeper as a bridge found it: State is "good" or what is wrong.
+type KeeperStatus struct{ Name, State, Detail string }
 
 // NodeStatus is one bridge with how it last found a connector: Status, Latency
 // and LastUpdated are the connector's, Message is the provider's own error.

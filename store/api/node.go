@@ -26,8 +26,16 @@ func showNode(n *Node) nodeItem {
 	return item
 }
 
+// keeperItem is a keeper as a bridge found it.
+type keeperItem struct {
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
 // listNodes answers any token: bridges belong to no workspace, and an application
-// needs their addresses.
+// needs their addresses. What a bridge says of itself beyond that may name resources
+// of any workspace, and takes a role in all.
 func (s *server) listNodes(q *call) (any, error) {
 	services := 0
 	if v := q.query("nodeServices"); v != "" {
@@ -38,15 +46,26 @@ func (s *server) listNodes(q *call) (any, error) {
 	}
 	type item struct {
 		nodeItem
-		URL          string `json:"url"`
-		NodeServices int    `json:"nodeServices"`
+		URL          string       `json:"url"`
+		NodeServices int          `json:"nodeServices"`
+		Reason       string       `json:"reason,omitempty"`
+		Keepers      []keeperItem `json:"keepers,omitempty"`
+		Problems     []string     `json:"problems,omitempty"`
 	}
 	data := []item{}
 	if s.Fleet != nil {
 		for _, n := range s.Fleet.Nodes() {
-			if services == 0 || n.Services&services != 0 {
-				data = append(data, item{showNode(&n), n.URL, n.Services})
+			if services != 0 && n.Services&services == 0 {
+				continue
 			}
+			i := item{nodeItem: showNode(&n), URL: n.URL, NodeServices: n.Services}
+			if q.everywhere() {
+				i.Reason, i.Problems = n.Reason, n.Problems
+				for _, k := range n.Keepers {
+					i.Keepers = append(i.Keepers, keeperItem(k))
+				}
+			}
+			data = append(data, i)
 		}
 	}
 	return struct {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"keybridge/keyshare/seal"
@@ -46,8 +47,9 @@ type server struct {
 	mux *http.ServeMux
 	// writing is held while a request decides and writes; see commit.
 	writing  chan struct{}
-	requests *pacer // by token
-	failures *pacer // by client address
+	fixed    map[string][]string // methods of the paths without a {name}
+	requests *pacer              // by token
+	failures *pacer              // by client address
 }
 
 // New returns the admin API as one handler.
@@ -59,10 +61,13 @@ func New(c Config) http.Handler {
 		c.Clock = time.Now
 	}
 	l := c.Limits.withDefaults()
-	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1),
+	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1), fixed: map[string][]string{},
 		requests: newPacer(l.Requests, l.Burst), failures: newPacer(l.Failures, l.FailureBurst)}
 	for _, r := range routes {
 		s.mux.Handle(r.method+" "+r.path, s.handler(r))
+		if !strings.Contains(r.path, "{") {
+			s.fixed[r.path] = append(s.fixed[r.path], r.method)
+		}
 	}
 	return s
 }
@@ -193,7 +198,17 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.unmatched(rec, r)
 		return
 	}
+	if methods := s.fixed[r.URL.Path]; methods != nil && strings.Contains(pattern, "{") {
+		// PUT /bucket/available is no PUT /bucket/{id}.
+		s.wrongMethod(rec, r, strings.Join(methods, ", "))
+		return
+	}
 	s.mux.ServeHTTP(rec, r)
+}
+
+func (s *server) wrongMethod(w http.ResponseWriter, r *http.Request, allow string) {
+	w.Header().Set("Allow", allow)
+	s.fail(w, r, &failure{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "this path does not have that method"})
 }
 
 // unmatched answers 404, or 405 with the methods that the path has.
@@ -202,8 +217,7 @@ func (s *server) unmatched(w http.ResponseWriter, r *http.Request) {
 		probe := recorder{ResponseWriter: discard{http.Header{}}}
 		s.mux.ServeHTTP(&probe, r)
 		if probe.status == http.StatusMethodNotAllowed {
-			w.Header().Set("Allow", probe.Header().Get("Allow"))
-			s.fail(w, r, &failure{http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "this path does not have that method"})
+			s.wrongMethod(w, r, probe.Header().Get("Allow"))
 			return
 		}
 	}

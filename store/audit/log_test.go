@@ -25,7 +25,7 @@ func open(t *testing.T, path string) *audit.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
@@ -169,7 +169,7 @@ func TestOneWriter(t *testing.T) {
 	if _, err := audit.Open(path); !errors.Is(err, audit.ErrInUse) || !strings.Contains(err.Error(), path) {
 		t.Errorf("a second Open: %v", err)
 	}
-	l.Close()
+	_ = l.Close()
 	open(t, path)
 }
 
@@ -188,7 +188,7 @@ func TestOpenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			if l, err := audit.Open(path); err == nil {
-				l.Close()
+				_ = l.Close()
 				t.Error("opened")
 			} else if !strings.Contains(err.Error(), path) {
 				t.Error(err)
@@ -221,7 +221,7 @@ func TestTornLine(t *testing.T) {
 	path := filepath.Join(dir, "whole")
 	l := open(t, path)
 	add(t, l, created(1), created(2))
-	l.Close()
+	_ = l.Close()
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestTornLine(t *testing.T) {
 		}
 		add(t, l, created(3))
 		got := list(t, l, audit.Filter{})
-		l.Close()
+		_ = l.Close()
 		want := []audit.Event{created(3)}
 		if n != 0 && n != first {
 			want = append(want, audit.Event{Context: "audit", Event: "repaired"})
@@ -279,7 +279,7 @@ func TestConcurrency(t *testing.T) {
 		})
 	}
 	all.Wait()
-	l.Close()
+	_ = l.Close()
 	if h := verify(t, path); h.Lines != writers*each {
 		t.Errorf("%d lines", h.Lines)
 	}
@@ -305,7 +305,7 @@ func TestGroupCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	const writers = 50
 	var started, done sync.WaitGroup
 	for i := range writers {
@@ -386,7 +386,7 @@ func TestFailingDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer l.Close()
+			defer func() { _ = l.Close() }()
 			add(t, l, created(1))
 			head := l.Head()
 			broken := c.broken
@@ -429,7 +429,7 @@ func TestFailingDiskThenRestart(t *testing.T) {
 	if err := l.Append(t.Context(), created(2)); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	l.Close()
+	_ = l.Close()
 	l = open(t, path)
 	if got := list(t, l, audit.Filter{Context: "audit", Event: "repaired"}); len(got) != 1 || !strings.Contains(string(got[0].Data), `"bytes":20`) {
 		t.Errorf("%+v", got)
@@ -512,5 +512,5 @@ func TestAppendWaitsNoLongerThanItsContext(t *testing.T) {
 	if n := l.Head().Lines; n != 1 {
 		t.Errorf("%d lines", n)
 	}
-	l.Close()
+	_ = l.Close()
 }

@@ -18,7 +18,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	add(t, l, created(1), created(2))
 	disk.write = 0
 	for range 3 {

@@ -342,3 +342,61 @@ func TestExportSelectsAsQueryDoes(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkVerify is what a start costs for each line, and an offline check.
+func BenchmarkVerify(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "audit.log")
+	l, err := audit.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const lines = 100
+	for i := range lines {
+		if err := l.Append(b.Context(), created(i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+	log, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(log)))
+	for b.Loop() {
+		if _, err := audit.Verify(bytes.NewReader(log)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*lines), "ns/line")
+}
+
+// BenchmarkAppend is one writer, then many that share an fsync.
+func BenchmarkAppend(b *testing.B) {
+	for name, parallel := range map[string]int{"1": 0, "64": 32} {
+		b.Run(name, func(b *testing.B) {
+			l, err := audit.Open(filepath.Join(b.TempDir(), "audit.log"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = l.Close() }()
+			if parallel == 0 {
+				for b.Loop() {
+					if err := l.Append(b.Context(), created(1)); err != nil {
+						b.Fatal(err)
+					}
+				}
+				return
+			}
+			b.SetParallelism(parallel)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := l.Append(b.Context(), created(1)); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

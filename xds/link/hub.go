@@ -69,13 +69,9 @@ type attached struct {
 	gone chan struct{}                 // closed when the stream ends
 
 	state   BridgeState
-	pending map[string]pending
+	pending map[string]chan<- *ProbeResult // each of capacity 1
+	ping    string                         // id of the last ping, sent at pinged
 	pinged  time.Time
-}
-
-type pending struct {
-	answer chan *ProbeResult // capacity 1; nil for a ping
-	asked  time.Time
 }
 
 // Bridges are all bridges that have attached, in the order of their names.
@@ -182,12 +178,12 @@ func (h *Hub) ask(ctx context.Context, a *attached, p *Probe) (*ProbeResult, err
 	}
 }
 
-func (h *Hub) expect(a *attached, answer chan *ProbeResult) (id string) {
+func (h *Hub) expect(a *attached, answer chan<- *ProbeResult) (id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sequence++
 	id = strconv.FormatUint(h.sequence, 36)
-	a.pending[id] = pending{answer, time.Now()}
+	a.pending[id] = answer
 	return id
 }
 
@@ -201,7 +197,7 @@ func (h *Hub) forget(a *attached, id string) {
 func (h *Hub) attach(p identity.Peer, address string, peer func() (identity.Peer, error), first *Report) *attached {
 	now := time.Now()
 	a := &attached{
-		peer: peer, send: make(chan *ControlMessage), gone: make(chan struct{}), pending: map[string]pending{},
+		peer: peer, send: make(chan *ControlMessage), gone: make(chan struct{}), pending: map[string]chan<- *ProbeResult{},
 		state: BridgeState{
 			Name: p.Name, SPKI: p.SPKI, Workspaces: p.Workspaces, Address: address,
 			Report: first, Connected: true, ConnectedAt: now, LastReport: now,
@@ -229,14 +225,11 @@ func (h *Hub) take(a *attached, m *BridgeMessage) (ping *ControlMessage) {
 	defer h.mu.Unlock()
 	now := time.Now()
 	if r := m.GetProbeResult(); r != nil {
-		asked, ok := a.pending[r.Id]
-		delete(a.pending, r.Id)
-		switch {
-		case !ok: // nobody waits any more
-		case asked.answer == nil:
-			a.state.RTT = now.Sub(asked.asked)
-		default:
-			asked.answer <- r
+		if answer := a.pending[r.Id]; answer != nil { // somebody waits still
+			delete(a.pending, r.Id)
+			answer <- r
+		} else if r.Id == a.ping {
+			a.state.RTT = now.Sub(a.pinged)
 		}
 		return nil
 	}
@@ -248,10 +241,7 @@ func (h *Hub) take(a *attached, m *BridgeMessage) (ping *ControlMessage) {
 	if now.Sub(a.pinged) < pingEvery {
 		return nil
 	}
-	a.pinged = now
-	maps.DeleteFunc(a.pending, func(_ string, p pending) bool { return p.answer == nil }) // an unanswered ping
 	h.sequence++
-	id := strconv.FormatUint(h.sequence, 36)
-	a.pending[id] = pending{nil, now}
-	return &ControlMessage{Probe: &Probe{Id: id}}
+	a.ping, a.pinged = strconv.FormatUint(h.sequence, 36), now
+	return &ControlMessage{Probe: &Probe{Id: a.ping}}
 }

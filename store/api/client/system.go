@@ -22,6 +22,18 @@ type Node struct {
 	URL         string     `json:"url"`
 	Services    int        `json:"nodeServices"` // 1 storage plus 2 AI
 	Message     string     `json:"message"`
+	// What a bridge says of itself, to tokens of all workspaces: why it is not ready,
+	// the keepers as it found them when it last started, what it leaves out of service.
+	Reason   string   `json:"reason,omitempty"`
+	Keepers  []Keeper `json:"keepers,omitempty"`
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Keeper is a keeper as a bridge found it.
+type Keeper struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // good, or what is wrong
+	Detail string `json:"detail"`
 }
 
 // Nodes lists bridges: all (0), with storage (1) or with AI (2).
