@@ -102,7 +102,7 @@ func TestConnectorStatus(t *testing.T) {
 		t.Fatalf("%d %v", status, made)
 	}
 	at := "/bucket/" + made["bucketId"].(string)
-	t.Cleanup(func() { w.tell(t, http.MethodDelete, at, nil) })
+	defer w.tell(t, http.MethodDelete, at, nil)
 	status, valid := w.tell(t, http.MethodPost, at+"/validate", map[string]any{"bucket": bucket})
 	if status != http.StatusOK || valid["status"] != "ONLINE" || valid["latency_ms"] == nil {
 		t.Errorf("validate: %d %v", status, valid)

@@ -47,7 +47,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	manifest := f.String("manifest", "", "signed manifest; newer ones are learned from keepers and control plane")
 	control := f.String("control", "", "control plane, host:port")
 	keepers := f.StringArray("keeper", nil, "keeper as name=host:port; repeat")
-	health := f.String("health", "", "address for /live and /ready, e.g. 127.0.0.1:7080; empty: none")
+	health := f.String("health", "", "address for /live, /ready and /metrics, e.g. 127.0.0.1:7080; empty: none")
 	allow := f.StringArray("allow-endpoint", nil, "endpoint beyond public https: CIDR, host or host:port, http:// before it for plain HTTP; repeat")
 	roots := f.String("system-roots", "", "CA bundle that providers are verified against; default: the system's")
 	maxStale := f.Duration("max-stale", 24*time.Hour, "how long to serve without the control plane")
@@ -145,7 +145,7 @@ func loadIdentity(dir, root, manifest string) (*identity.Identity, *identity.Tru
 	return id, trust, nil
 }
 
-// serveHealth answers /live and /ready until stop is called.
+// serveHealth answers /live, /ready and /metrics until stop is called.
 func serveHealth(ctx context.Context, addr string, b *bridge.Bridge) (stop func(), err error) {
 	answer := func(ok func() bool) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -159,6 +159,7 @@ func serveHealth(ctx context.Context, addr string, b *bridge.Bridge) (stop func(
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", answer(func() bool { return b.State() != bridge.Purged }))
 	mux.HandleFunc("GET /ready", answer(func() bool { return b.State() == bridge.Ready }))
+	mux.Handle("GET /metrics", exposition(bridgeMetrics(b)))
 	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("--health: %w", err)

@@ -143,10 +143,16 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision) })
 	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
+	requests := api.NewMetrics()
+	if c.metrics != "" {
+		g.Go(func() error {
+			return serveHTTP(ctx, "metrics", c.metrics, metricsHandler(controlMetrics(c.store, c.audit, requests, hub, ads)))
+		})
+	}
 	g.Go(func() error {
 		return serveHTTP(ctx, "admin API", c.admin, api.New(api.Config{
 			Store: c.store, Seal: c.sealingKey, Manifest: c.trust.Signed, Policy: c.endpoints,
-			Fleet: fleet{hub, ads}, Audit: c.audit, Logger: slog.Default(),
+			Fleet: fleet{hub, ads}, Audit: c.audit, Metrics: requests, Logger: slog.Default(),
 		}))
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +33,7 @@ Envoy dies with it.`,
 		conc   = cmd.Flags().Int("concurrency", 0, "worker threads; 0: one per core")
 		drain  = cmd.Flags().Duration("drain", 5*time.Second, "how long to let requests finish on stop")
 	)
+	metrics := cmd.Flags().String("metrics", "", "address for /metrics, Envoy's own statistics, e.g. 127.0.0.1:7082; empty: none")
 	required(cmd, "dir", "bridge")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		path, err := envoy.Find(*binary)
@@ -50,7 +52,19 @@ Envoy dies with it.`,
 		if err != nil {
 			return err
 		}
+		serving, stopServing := context.WithCancel(cmd.Context())
+		defer stopServing()
+		served := make(chan error, 1)
+		if *metrics != "" {
+			go func() {
+				if err := serveHTTP(serving, "metrics", *metrics, envoyMetrics(p)); err != nil {
+					served <- err
+				}
+			}()
+		}
 		select {
+		case err := <-served:
+			return errors.Join(fmt.Errorf("--metrics: %w", err), p.Stop(context.WithoutCancel(cmd.Context())))
 		case <-cmd.Context().Done():
 			ctx, cancel := context.WithTimeout(context.Background(), *drain+5*time.Second)
 			defer cancel()
@@ -63,4 +77,19 @@ Envoy dies with it.`,
 		}
 	}
 	return cmd
+}
+
+// envoyMetrics shows Envoy's statistics without its admin interface, which can do more than show.
+func envoyMetrics(p *envoy.Process) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		stats, err := p.Admin(r.Context(), "/stats/prometheus?usedonly")
+		if err != nil {
+			http.Error(w, "Envoy does not answer", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = w.Write(stats) // the scraper went away
+	})
+	return mux
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -126,6 +127,7 @@ func keeperRunCommand() *cobra.Command {
 	dir := cmd.Flags().String("dir", "", "the keeper's state directory")
 	root := cmd.Flags().String("operator-root", "", "public half of the operator root")
 	listen := cmd.Flags().String("listen", "", "host:port for bridges")
+	metrics := cmd.Flags().String("metrics", "", "address for /metrics, e.g. 127.0.0.1:7002; empty: none")
 	unlocked := cmd.Flags().Bool("allow-unlocked", false, "run even where memory cannot be locked")
 	lock := addLockFlags(cmd)
 	required(cmd, "dir", "operator-root", "listen")
@@ -149,7 +151,12 @@ func keeperRunCommand() *cobra.Command {
 		defer k.Close()
 		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), identity.RoleBridge))))
 		k.Register(server)
-		return serveGRPC(cmd.Context(), server, *listen)
+		g, ctx := errgroup.WithContext(cmd.Context())
+		g.Go(func() error { return serveGRPC(ctx, server, *listen) })
+		if *metrics != "" {
+			g.Go(func() error { return serveHTTP(ctx, "metrics", *metrics, metricsHandler(keeperMetrics(k))) })
+		}
+		return g.Wait()
 	}
 	return cmd
 }

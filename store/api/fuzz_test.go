@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"keybridge/store/api"
 )
 
 func hashOf(token string) []byte {
@@ -24,16 +26,22 @@ func FuzzCreate(f *testing.F) {
 		`{"name":"k","accessType":"READ","aiType":"OPENAI","expiresAt":"2030-01-01T00:00:00Z"}`,
 		`{"workspaceId":"` + ws + `","id":"` + ws + `","sealedSecret":{"header":{"format":1,"binding":{}},"key":{"suite":1},"iv":"AA=="}}`,
 		`{"secret":"\ud800","name":"\u0000"}`,
+		`{"workspaceId":"` + ws + `","provider":"OTHER","key":"AK","secret":"s","endpoint":"https://h"}`,
+		`{"name":"t","roles":{"*":"READ","` + ws + `":"ADMIN"},"expiresAt":"2030-01-01T00:00:00Z"}`,
+		`{"overlapSeconds":60,"models":["m*"],"skip":1,"take":100,"from_timestamp":"2030-01-01T00:00:00Z","workspaceId":"null"}`,
+		`{"repoId":"` + ws + `","aiType":"OTHER","roles":{},"take":-1e400,"overlapSeconds":1e99}`,
 	} {
 		f.Add(seed)
 	}
-	e := newEnv(f)
+	e := newEnv(f, func(c *api.Config) { c.Fleet, c.Audit = newFleet(f), newAuditor() })
+	bucket, llm := e.bucket(), e.llm()
 	repo := e.repo("fuzz", nil, nil)
 	f.Fuzz(func(t *testing.T, body string) {
 		body = strings.ReplaceAll(body, ws, e.ws)
 		inner := *e
 		inner.t = t
-		for _, path := range []string{"/workspace", "/bucket", "/ai/llm", "/repo", "/repo/" + repo + "/apikey", "/repo/" + repo + "/ai/apikey"} {
+		for _, path := range []string{"/workspace", "/apikeys", "/bucket", "/ai/llm", "/repo", "/token", "/systemevent", "/ai/models", "/repo/validate", "/repo/" + repo + "/validate",
+			"/bucket/" + bucket + "/validate", "/ai/llm/" + llm + "/validate", "/repo/" + repo + "/apikey", "/repo/" + repo + "/ai/apikey"} {
 			before, err := e.store.Revision(t.Context())
 			if err != nil {
 				t.Fatal(err)
