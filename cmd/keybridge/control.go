@@ -82,6 +82,7 @@ func controlCommand() *cobra.Command {
 			return err
 		}
 		defer func() { err = errors.Join(err, events.Close()) }()
+		slog.Info("audit log", "head", events.Head().String()) // kept elsewhere, it shows lines cut off the end
 		c := &control{
 			store: records, audit: events, trust: identity.NewTrust(pub), endpoints: endpoints, listeners: configured,
 			admin: *admin, bridges: *bridges, metrics: *metrics,
