@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -66,22 +65,11 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	says(1, "keeper-3", "unreachable")
-	pid, err := s.PID(stack.Bridge)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Stopped, not killed, so that `keybridge dev` does not end.
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+	if err := s.Kill(ctx, stack.Bridge); err != nil {
 		t.Fatal(err)
 	}
 	says(1, "bridge", "not connected")
-	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if pid, err = s.PID(stack.Control); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := s.Kill(ctx, stack.Control); err != nil {
 		t.Fatal(err)
 	}
 	says(2, "admin API")

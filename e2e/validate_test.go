@@ -44,6 +44,15 @@ func (w *world) tell(t *testing.T, method, path string, body any) (status int, f
 // hears the provider's own words without the secret.
 func TestConnectorsAreTriedBeforeTheyAreMade(t *testing.T) {
 	w := shared(t)
+	llm, err := provider.StartOpenAI(provider.AIConfig{}) // not the shared one, which holds refusals against its clients
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := llm.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	const wrong = "wrong-secret-0123456789-abcdefghijklmn"
 	storage := func(name, bucket, endpoint, region, secret string) (int, map[string]any) {
 		return w.tell(t, http.MethodPost, "/bucket", map[string]any{
@@ -73,8 +82,8 @@ func TestConnectorsAreTriedBeforeTheyAreMade(t *testing.T) {
 		{"nobody listens", func(n string) (int, map[string]any) {
 			return storage(n, bucket, "http://127.0.0.1:1", provider.Region, w.s3.Secret)
 		}, "connection refused"},
-		{"wrong AI key", func(n string) (int, map[string]any) { return ai(n, w.ai.Endpoint(), wrong) }, "incorrect API key"},
-		{"wrong AI path", func(n string) (int, map[string]any) { return ai(n, w.ai.URL()+"/v2", w.ai.Key) }, "no such path"},
+		{"wrong AI key", func(n string) (int, map[string]any) { return ai(n, llm.Endpoint(), wrong) }, "incorrect API key"},
+		{"wrong AI path", func(n string) (int, map[string]any) { return ai(n, llm.URL()+"/v2", llm.Key) }, "no such path"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			status, answer := test.make("tried: " + test.name)
@@ -82,7 +91,7 @@ func TestConnectorsAreTriedBeforeTheyAreMade(t *testing.T) {
 			if status != http.StatusBadRequest || answer["success"] != false || !strings.Contains(message, test.says) {
 				t.Errorf("%d %v, want 400 with %q", status, answer, test.says)
 			}
-			for _, secret := range []string{wrong, w.s3.Secret, w.ai.Key} {
+			for _, secret := range []string{wrong, w.s3.Secret, llm.Key} {
 				if strings.Contains(message, secret) {
 					t.Error("the message carries a secret")
 				}

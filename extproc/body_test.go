@@ -309,3 +309,93 @@ func TestOutOfOrder(t *testing.T) {
 		})
 	}
 }
+
+// FuzzMessages sends messages in any order. Whatever they are, a stream that ends
+// cleanly was refused, or told the whole body that came; and nothing of a body goes on
+// before the answer to the headers.
+func FuzzMessages(f *testing.F) {
+	for _, seed := range []string{"hb.l", "hyl", "hybbltc", "hl", "hbc", "hyc", "hybhl", "bh", "hyr", "hylc", "gc", "gtc", "gb", "hytlt"} {
+		f.Add(seed)
+	}
+	dial, _ := serve(f, map[string]extproc.Protocol{"p": onWord("yes!")}, extproc.Options{
+		MaxBody: 20, Logger: slog.New(slog.DiscardHandler),
+	})
+	c := dial("p")
+	f.Fuzz(func(t *testing.T, script string) {
+		if len(script) > 50 {
+			t.Skip()
+		}
+		s := open(t, c)
+		var sent strings.Builder
+		whole, closed := false, false
+		for _, b := range []byte(script) {
+			if closed {
+				break
+			}
+			body := func(text string, last bool) {
+				if !whole {
+					sent.WriteString(text)
+				}
+				whole = whole || last
+				send(t, s, piece(text, last))
+			}
+			switch b {
+			case 'h':
+				send(t, s, post())
+			case 'g':
+				send(t, s, get("/"))
+			case 'b':
+				body("some", false)
+			case '.':
+				body("", false)
+			case 'y':
+				body("yes!", false)
+			case 'l':
+				body("last", true)
+			case 't':
+				send(t, s, responseTrailers)
+			case 'q':
+				send(t, s, requestTrailers)
+			case 'r':
+				send(t, s, responseHeaders)
+			case 'c':
+				closed = true
+			}
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		var got strings.Builder
+		answered, refused, last := false, false, false
+		for {
+			m, err := s.Recv()
+			if err != nil {
+				if errors.Is(err, io.EOF) && !refused && (!answered || !whole || !last || got.String() != sent.String()) {
+					t.Errorf("%q: a clean end, answered %v, %q of %q passed on, to the end %v", script, answered, got.String(), sent.String(), last)
+				}
+				return
+			}
+			switch {
+			case refused:
+				t.Errorf("%q: after the refusal: %v", script, m)
+			case m.GetRequestHeaders() != nil:
+				if answered {
+					t.Errorf("%q: two answers", script)
+				}
+				answered = true
+			case m.GetImmediateResponse() != nil:
+				if answered {
+					t.Errorf("%q: a refusal after the answer", script)
+				}
+				refused = true
+			case m.GetRequestBody() != nil:
+				p := m.GetRequestBody().GetResponse().GetBodyMutation().GetStreamedResponse()
+				if !answered || last {
+					t.Errorf("%q: a piece of the body too early or too late", script)
+				}
+				got.Write(p.GetBody())
+				last = p.GetEndOfStream()
+			}
+		}
+	})
+}

@@ -48,13 +48,13 @@ func (s *Server) check(p Protocol, d *Decision, e *Error, mayNeedBody bool) (*De
 	return d, nil
 }
 
-// tell counts a decision, e nil for a request that goes on.
+// tell counts a decision, with e nil for a request that goes on.
 func (s *Server) tell(p Protocol, e *Error, took time.Duration) {
 	reason := ""
 	if e != nil {
 		reason = e.Reason
 		if log := s.opts.Logger; log.Enabled(context.Background(), slog.LevelDebug) {
-			log.Debug("refused", "protocol", p.Name(), "status", e.Status, "reason", reason)
+			log.Debug("answered by the bridge", "protocol", p.Name(), "status", e.Status, "reason", reason)
 		}
 	}
 	if s.opts.Observer != nil {

@@ -21,7 +21,7 @@ const ClusterHeader = "x-keybridge-cluster"
 
 // Options of a Server; the zero value is right.
 type Options struct {
-	// Logger gets panics as errors and refusals at debug level. Default: slog.Default.
+	// Logger gets panics as errors and what the bridge answers itself at debug level. Default: slog.Default.
 	Logger *slog.Logger
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
@@ -43,7 +43,7 @@ type Options struct {
 // Observer counts decisions. Its method is called concurrently, on the path of
 // every request: it neither blocks nor allocates.
 type Observer interface {
-	// Decided tells the protocol's name and the reason of the refusal, "" for a
+	// Decided tells the protocol's name and the Reason of the Error, "" for a
 	// request that went on; took is what deciding took, without waiting for a body.
 	// A request that ended before it was decided is not told.
 	Decided(protocol, reason string, took time.Duration)
@@ -93,7 +93,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.MaxRecvMsgSize(9<<20),
 		grpc.WaitForHandlers(true),
 		grpc.InTapHandle(interruptible),
-		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(16 << 20),
+		// Fixed, as gRPC otherwise pings for them beside the data of every request.
+		grpc.InitialWindowSize(256<<10),
+		grpc.InitialConnWindowSize(4<<20),
 	)
 	extprocv3.RegisterExternalProcessorServer(g, s)
 	done := make(chan error, 1)

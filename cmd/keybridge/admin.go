@@ -61,6 +61,13 @@ func (f adminFlags) address() (string, error) {
 }
 
 func (f adminFlags) client(cmd *cobra.Command) (*client.Client, error) {
+	return f.connect(cmd, func(manifest []byte, keyID string) error {
+		_, err := f.vouched(manifest, keyID)
+		return err
+	})
+}
+
+func (f adminFlags) connect(cmd *cobra.Command, verify func(manifest []byte, keyID string) error) (*client.Client, error) {
 	url, err := f.address()
 	if err != nil {
 		return nil, err
@@ -77,36 +84,36 @@ func (f adminFlags) client(cmd *cobra.Command) (*client.Client, error) {
 		return nil, fmt.Errorf("admin token: %w", err)
 	}
 	return client.New(url, string(token), client.Options{
-		HTTP: &http.Client{Timeout: time.Minute}, VerifySealingKey: f.verifySealingKey,
+		HTTP: &http.Client{Timeout: time.Minute}, VerifySealingKey: verify,
 	})
 }
 
-// verifySealingKey holds the sealing key against the pinned operator root: a
-// secret is never sealed to a key that only the control plane vouches for.
-func (f adminFlags) verifySealingKey(manifest []byte, keyID string) error {
+// vouched holds the sealing key against the pinned operator root: a secret is never
+// sealed to a key that only the control plane vouches for.
+func (f adminFlags) vouched(manifest []byte, keyID string) (*keyshare.Manifest, error) {
 	file := or(f.root, envRoot)
 	if file == "" {
-		return &hinted{
+		return nil, &hinted{
 			fmt.Errorf("no operator root to check it against: $%s is not set", envRoot),
 			"set it to the file root.pub that `keybridge init` made, or give --operator-root FILE",
 		}
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	root, err := identity.ParseRoot(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m, err := keyshare.Verify(root, manifest)
 	if err != nil {
-		return fmt.Errorf("the control plane's manifest: %w", err)
+		return nil, fmt.Errorf("the control plane's manifest: %w", err)
 	}
 	if !slices.ContainsFunc(m.SealingKeys, func(k keyshare.SealingKey) bool { return k.Current && k.ID == keyID }) {
-		return fmt.Errorf("sealing key %s is not the manifest's current one", keyID)
+		return nil, fmt.Errorf("sealing key %s is not the manifest's current one", keyID)
 	}
-	return nil
+	return m, nil
 }
 
 // scope is where a command works: the admin API, and --workspace.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keybridge/keyshare"
 	"keybridge/store/api/client"
 )
 
@@ -67,6 +68,7 @@ type picture struct {
 	Status   string    `json:"status"` // ok, problems or unknown
 	Problems []problem `json:"problems"`
 	Lines    []line    `json:"parts"`
+	keepers  int       // that bridges found wrong
 }
 
 // problem is something wrong, and what to do about it.
@@ -103,8 +105,11 @@ func (s scope) picture(cmd *cobra.Command) *picture {
 		return p
 	}
 	p.line("control plane", "answers in %s", time.Since(begin).Round(time.Millisecond))
+	custody := func(context.Context, *client.Client, string, map[string]string) error {
+		return p.custody(cmd, s.adminFlags)
+	}
 	for _, part := range []func(context.Context, *client.Client, string, map[string]string) error{
-		p.bridges, p.connectors, p.repositories, p.sync, p.tokens,
+		p.bridges, custody, p.connectors, p.repositories, p.sync, p.tokens,
 	} {
 		if err := part(ctx, c, workspace, names); err != nil {
 			what, do := explain(err)
@@ -144,18 +149,16 @@ func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map
 		p.problem("start one: keybridge bridge --help", "no bridge is connected: nothing is served")
 	}
 	p.line("bridges", "%s", counted(len(all), count{offline, "not serving"}, count{away, "not connected"}))
-	p.keepers(all)
+	p.keepersSeen(all)
 	return nil
 }
 
-// keepers are as each bridge found them when it last asked for shares; one that any
-// bridge found wrong is a problem, even if that bridge had enough others.
-func (p *picture) keepers(bridges []client.Node) {
+// keepersSeen are the keepers as each bridge found them when it last asked for shares;
+// one that any bridge found wrong is a problem, even if that bridge had enough others.
+func (p *picture) keepersSeen(bridges []client.Node) {
 	wrong := map[string]string{}
-	seen := map[string]bool{}
 	for _, n := range bridges {
 		for _, k := range n.Keepers {
-			seen[k.Name] = true
 			if k.State != "good" {
 				wrong[k.Name] = fmt.Sprintf("keeper %s: %s, as bridge %s found it when it asked for shares: %s", k.Name, k.State, n.Name, cmp.Or(k.Detail, k.State))
 			}
@@ -164,9 +167,32 @@ func (p *picture) keepers(bridges []client.Node) {
 	for _, name := range slices.Sorted(maps.Keys(wrong)) {
 		p.problem("a bridge starts as long as enough others are good", "%s", wrong[name])
 	}
-	if len(seen) > 0 {
-		p.line("keepers", "%s", counted(len(seen), count{len(wrong), "not good when last asked"}))
+	p.keepers = len(wrong)
+}
+
+// custody holds what the control plane says it seals to against the operator root.
+func (p *picture) custody(cmd *cobra.Command, f adminFlags) error {
+	if or(f.root, envRoot) == "" {
+		p.line("keepers", "$%s is not set: cannot tell who is enrolled", envRoot)
+		return nil
 	}
+	var m *keyshare.Manifest
+	var refused error
+	c, err := f.connect(cmd, func(manifest []byte, keyID string) error {
+		m, refused = f.vouched(manifest, keyID)
+		return refused
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := c.SealingKey(cmd.Context()); refused != nil {
+		p.problem("do not make connectors or keys before this is explained", "the operator root does not vouch for the sealing key: %v", refused)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	p.line("keepers", "%s", counted(len(m.Keepers), count{m.Threshold, "needed to start a bridge"}, count{p.keepers, "not good when last asked"}))
+	return nil
 }
 
 // sync looks for configuration that was refused. A token of some workspaces only

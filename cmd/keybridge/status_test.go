@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -66,6 +68,12 @@ func TestStatus(t *testing.T) {
 			refused := synced
 			refused.Node, refused.Type, refused.Acked, refused.Nack = "envoy", "type.googleapis.com/envoy.config.listener.v3.Listener", 3, "address in use"
 			b.sync = []api.SyncStatus{synced, refused}
+		}},
+		{name: "another operator", status: 1, fleet: bridges{nodes: []api.Node{online}}, args: []string{"--operator-root", "other.pub"}, change: func(t *testing.T, _ *bridges) {
+			other := base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))[ed25519.SeedSize:])
+			if err := os.WriteFile("other.pub", []byte(other), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}},
 		{name: "wrong token", status: 2, args: []string{"--token-file", "secret.txt"}},
 		{name: "nobody answers", status: 2, args: []string{"--admin", "http://127.0.0.1:1"}},

@@ -20,8 +20,7 @@ import (
 // TestAuditedChanges: one line per change, before the change, without a secret.
 func TestAuditedChanges(t *testing.T) {
 	log := newAuditor()
-	var e *env
-	e = newEnv(t, func(c *api.Config) { c.Audit = log })
+	e := newEnv(t, func(c *api.Config) { c.Audit = log })
 	admin, err := e.store.ByUnique(t.Context(), store.TokenName(hashOf(e.admin)))
 	if err != nil {
 		t.Fatal(err)

@@ -2,12 +2,9 @@ package api
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"keybridge/keyshare/seal"
 	"keybridge/store"
@@ -16,19 +13,8 @@ import (
 // A connector (bucket or AI LLM) and the credential that was made with it are two
 // records with one id; a connector that names a shared credential (apikeys.go) has
 // none of its own. What a credential may be used for is the binding inside its
-// sealed part, which this file derives from the connector: package client derives
+// sealed part, which binding.go derives from the connector: package client derives
 // the same, since the caller who seals has to.
-
-// Endpoints of connectors that name none.
-const (
-	defaultRegion     = "us-east-1"
-	defaultS3Endpoint = "https://s3.%s.amazonaws.com" // AWS: "Amazon S3 endpoints", regional
-	defaultOpenAI     = "https://api.openai.com/v1"
-	defaultAnthropic  = "https://api.anthropic.com/v1"
-	wholeAccount      = "*" // as a bucket: any bucket of the credential
-	defaultAIPath     = "/v1"
-	maxCA             = 128 << 10
-)
 
 // connectorForm is what the bodies of POST and PUT /bucket and /ai/llm have in
 // common; empty fields are absent.
@@ -94,126 +80,6 @@ func (f *connectorForm) finish(q *call, b *body) error {
 	var err error
 	f.creation, err = q.creation(b)
 	return err
-}
-
-// bind derives a connector's endpoint and its credential's binding, filling in
-// what is left to defaults. key is the provider's access key id.
-func bind(c *store.Connector, key string) (seal.Endpoint, seal.Binding, error) {
-	none := func(err error) (seal.Endpoint, seal.Binding, error) { return seal.Endpoint{}, seal.Binding{}, err }
-	if c.Type == store.TypeS3 {
-		if c.Region == "" {
-			c.Region = defaultRegion
-		}
-		if err := checkRegion(c.Region); err != nil {
-			return none(err)
-		}
-		if err := checkBucket(c.Bucket); err != nil {
-			return none(err)
-		}
-		if err := checkAccessKey(key); err != nil {
-			return none(err)
-		}
-	}
-	switch {
-	case c.Endpoint != "":
-	case c.Type == store.TypeS3:
-		c.Endpoint = defaultS3(c.Region)
-	case c.Type == store.TypeOpenAI:
-		c.Endpoint = defaultOpenAI
-	case c.Type == store.TypeAnthropic:
-		c.Endpoint = defaultAnthropic
-	default:
-		return none(badField("endpoint", "is required for aiType %s", c.Type))
-	}
-	e, err := seal.ParseEndpoint(c.Endpoint)
-	if err != nil {
-		return none(badField("endpoint", "%v", err))
-	}
-	b := seal.Binding{Scheme: e.Scheme, Host: e.Host, Port: e.Port, CA: seal.CADigest([]byte(c.CACertificate))}
-	if c.Type == store.TypeS3 {
-		if e.Path != "" {
-			return none(badField("endpoint", "has a path; the bucket is named in bucket"))
-		}
-		b.Use, b.Key, b.Scope = seal.UseS3, key, c.Bucket
-	} else {
-		if e.Path == "" {
-			e.Path = defaultAIPath
-		}
-		b.Use, b.Scope = aiUse(c.Type), e.Path
-	}
-	if err := checkCA(c.CACertificate, e.Scheme); err != nil {
-		return none(err)
-	}
-	c.Endpoint = e.String()
-	return e, b, nil
-}
-
-// defaultS3 is AWS in a region.
-func defaultS3(region string) string { return fmt.Sprintf(defaultS3Endpoint, region) }
-
-// aiUse is what the secret of an AI connector is for.
-func aiUse(t store.ConnectorType) string {
-	if t == store.TypeAnthropic {
-		return seal.UseAnthropic
-	}
-	return seal.UseOpenAI
-}
-
-// sealSecret makes a form's secret into the sealed record of a header.
-func (s *server) sealSecret(secret secretText, sealed *seal.Sealed, h seal.Header, e seal.Endpoint) (*seal.Sealed, error) {
-	if err := s.Policy.Check(e); err != nil {
-		return nil, badField("endpoint", "%v", err)
-	}
-	if err := h.Validate(); err != nil {
-		return nil, &failure{http.StatusBadRequest, "INVALID_FIELD", err.Error()}
-	}
-	pub, err := s.currentKey()
-	if err != nil {
-		return nil, err
-	}
-	if sealed == nil {
-		return seal.Seal(pub, h, secret)
-	}
-	if field := headerDifference(sealed.Header, h); field != "" {
-		return nil, &failure{http.StatusBadRequest, "SEALED_MISMATCH", "sealedSecret: " + field + " is not what this request asks for"}
-	}
-	if sealed.Key.KeyID != pub.ID() {
-		return nil, conflict("SEALING_KEY_CHANGED", "sealedSecret: it is sealed to another key than GET /sealing-key names now")
-	}
-	return sealed, nil
-}
-
-// headerDifference names the first field in which two headers differ.
-func headerDifference(got, want seal.Header) string {
-	switch {
-	case got.Format != want.Format:
-		return "header.format"
-	case got.Workspace != want.Workspace:
-		return "header.workspace"
-	case got.Type != want.Type:
-		return "header.type"
-	case got.Record != want.Record:
-		return "header.record"
-	case got.Version != want.Version:
-		return fmt.Sprintf("header.version (the next is %d)", want.Version)
-	case got.Binding.Use != want.Binding.Use:
-		return "header.binding.use"
-	case got.Binding.Key != want.Binding.Key:
-		return "header.binding.key"
-	case got.Binding.Scheme != want.Binding.Scheme:
-		return "header.binding.scheme"
-	case got.Binding.Host != want.Binding.Host:
-		return "header.binding.host"
-	case got.Binding.Port != want.Binding.Port:
-		return "header.binding.port"
-	case got.Binding.CA != want.Binding.CA:
-		return "header.binding.ca"
-	case got.Binding.Scope != want.Binding.Scope:
-		return "header.binding.scope"
-	case got != want: // fields that no credential has, or that were added to Header since
-		return "header"
-	}
-	return ""
 }
 
 // createConnector stores a new connector, with its credential unless that is a
@@ -327,13 +193,6 @@ func (s *server) adopt(ctx context.Context, f *connectorForm, c *store.Connector
 	f.probe = probeOf(c)
 	f.probe.Credential = cred.M.ID
 	return nil
-}
-
-func useOf(t store.ConnectorType) string {
-	if t == store.TypeS3 {
-		return seal.UseS3
-	}
-	return aiUse(t)
 }
 
 // checkIDFree refuses an id that a connector or credential ever had, in any workspace.
@@ -572,104 +431,6 @@ func (s *server) checkBucketsOfUsers(ctx context.Context, changed *store.Connect
 		if uses && clash {
 			return badField("bucket", "repository %s has another connector for a bucket of that name", r.M.ID)
 		}
-	}
-	return nil
-}
-
-func checkConnector(c *store.Connector) error {
-	if err := checkName(c.Name); err != nil {
-		return err
-	}
-	if err := checkModels(c.Models); err != nil {
-		return err
-	}
-	// Applications name an AI connector in a path: /connectors/{name}/v1/…
-	if c.Type != store.TypeS3 && (strings.ContainsAny(c.Name, `/?#%\`) || c.Name == "." || c.Name == "..") {
-		return badField("name", "the name of an AI connector is part of a path and cannot be . or .. nor contain any of /?#%%\\")
-	}
-	return nil
-}
-
-// maxModels bounds what a bridge compares a request's model with.
-const maxModels = 200
-
-// checkModels accepts names, and patterns that end in *.
-func checkModels(models []string) error {
-	if len(models) > maxModels {
-		return badField("models", "has more than %d entries", maxModels)
-	}
-	for _, m := range models {
-		name := strings.TrimSuffix(m, "*")
-		if m == "" || len(m) > 256 || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' || c == '*' }) {
-			return badField("models", "each must be up to 256 visible ASCII characters, with * at the end only")
-		}
-	}
-	return nil
-}
-
-// only reports whether s has no other characters than letters.
-func only(s, letters string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(letters, r) })
-}
-
-func checkRegion(region string) error {
-	if len(region) > 64 || !only(region, base62+"-_") {
-		return badField("region", "must be up to 64 letters, digits, - and _")
-	}
-	return nil
-}
-
-// checkBucket is looser than AWS: other services have upper-case and underscores.
-func checkBucket(bucket string) error {
-	switch {
-	case bucket == "":
-		return badField("bucket", "is required")
-	case bucket == wholeAccount:
-		return nil
-	case len(bucket) < 3 || len(bucket) > 255 || !only(bucket, base62+".-_") || strings.Trim(bucket, ".") == "":
-		return badField("bucket", "must be 3 to 255 letters, digits, dots, - and _, or * for the whole account")
-	}
-	return nil
-}
-
-// checkAccessKey refuses what delimits a credential in SigV4 or needs quoting in
-// a header, as package seal does for a binding.
-func checkAccessKey(key string) error {
-	if key == "" {
-		return badField("key", "is required: the provider's access key id")
-	}
-	if len(key) > 256 || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`/,="\<>`, c) }) {
-		return badField("key", `must be up to 256 visible ASCII characters without any of / , = " \ < >`)
-	}
-	return nil
-}
-
-// checkCA accepts a PEM bundle of certificates and nothing between them.
-func checkCA(bundle, scheme string) error {
-	if bundle == "" {
-		return nil
-	}
-	bad := func(why string) error { return badField("caCertificate", "%s", why) }
-	if scheme != "https" {
-		return bad("is of use only with an https endpoint")
-	}
-	if len(bundle) > maxCA {
-		return bad("is too large")
-	}
-	rest := []byte(strings.TrimSpace(bundle))
-	// pem.Decode skips a block that it cannot read; OpenSSL and BoringSSL fail on it.
-	for blocks := strings.Count(bundle, "-----BEGIN "); len(rest) > 0 || blocks != 0; blocks-- {
-		if !strings.HasPrefix(string(rest), "-----BEGIN CERTIFICATE-----") {
-			return bad("must hold PEM certificates and nothing else")
-		}
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || len(block.Headers) != 0 {
-			return bad("has a malformed PEM block")
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return bad("has a malformed certificate")
-		}
-		rest = []byte(strings.TrimSpace(string(rest)))
 	}
 	return nil
 }
