@@ -102,6 +102,11 @@ func runGuide(t *testing.T, root, script string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closing(t, ai.Close) })
+	claude, err := provider.StartAnthropic(provider.AIConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closing(t, claude.Close) })
 	recorded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(s3.Requests()) // the guide's curl is waiting
 	}))
@@ -153,6 +158,7 @@ func runGuide(t *testing.T, root, script string) {
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
 		"TEST_S3=" + s3.URL(), "TEST_S3_KEY_ID=" + s3.Access, "TEST_S3_SECRET=" + s3.Secret, "TEST_RECORDED_S3=" + recorded.URL,
 		"TEST_AI=" + ai.Endpoint(), "TEST_AI_KEY=" + ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
+		"TEST_CLAUDE=" + claude.Endpoint(), "TEST_CLAUDE_KEY=" + claude.Key, "TEST_CLAUDE_MODEL=" + provider.ClaudeModels[0],
 		"TEST_VERSITYGW=" + versitygw,
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -165,7 +171,7 @@ func runGuide(t *testing.T, root, script string) {
 		t.Fatalf("%v\n%s\n--- control\n%s\n--- bridge\n%s", err, out, tail(control), tail(bridge))
 	}
 	t.Logf("%.1f s\n%s", time.Since(begin).Seconds(), out)
-	for _, secret := range []string{s3.Secret, ai.Key} {
+	for _, secret := range []string{s3.Secret, ai.Key, claude.Key} {
 		if bytes.Contains(out, []byte(secret)) {
 			t.Error("a provider's secret is on the screen")
 		}

@@ -48,6 +48,7 @@ func TestS3OverHTTP2(t *testing.T) {
 	body := make([]byte, 20<<20)
 	_, _ = rand.Read(body)
 	b, k := aws.String(bucket), aws.String(key)
+	//nolint:staticcheck // its successor is young; this one is what applications use
 	if _, err := manager.NewUploader(c).Upload(ctx, &s3.PutObjectInput{Bucket: b, Key: k, Body: bytes.NewReader(body)}); err != nil {
 		t.Fatal("multipart: ", err)
 	}

@@ -107,7 +107,7 @@ func (c *call) take(b *body) (*Decision, *Error) {
 		piece := m.RequestBody.GetBody()
 		n := min(len(piece), c.server.opts.MaxBody-len(b.held))
 		if !b.hold(piece[:n]) {
-			c.server.opts.Logger.Warn("bodies held for decisions fill their memory", "bytes", c.server.opts.MaxHeld)
+			c.server.warnFull()
 			return nil, unavailable(c.protocol)
 		}
 		b.rest, b.last = piece[n:], m.RequestBody.GetEndOfStream()
@@ -139,6 +139,14 @@ func (b *body) hold(piece []byte) bool {
 	}
 	b.held = append(b.held, piece...)
 	return true
+}
+
+// warnFull logs once a minute.
+func (s *Server) warnFull() {
+	now, last := time.Now().Unix(), s.warned.Load()
+	if now-last >= 60 && s.warned.CompareAndSwap(last, now) {
+		s.opts.Logger.Warn("requests are refused: the bodies held for decisions fill their memory", "bytes", s.opts.MaxHeld)
+	}
 }
 
 func (b *body) release() {

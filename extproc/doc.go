@@ -39,9 +39,10 @@
 // 1.40). [Server.EndStreams] uses that: what a revoked key has open ends within
 // milliseconds, a response on HTTP/1.1 once Envoy has closed the connection (its
 // delayed_close_timeout, 1 s by default). The same error comes when this process dies:
-// requests that nobody could revoke any more do not go on. The price is memory for
-// each open request, here ~15 KiB, and 6 to 13 % CPU of Envoy and bridge together for a
-// small request (measured against closing the stream after the answer).
+// requests that nobody could revoke any more do not go on. The price is 14 KiB here for
+// each open request; CPU of Envoy and bridge together for a small one changed by -2 to
+// +8 % in four runs against closing the stream after the answer. A decision by a body of
+// 2 KB costs 30 % more CPU than one by the headers.
 //
 // # Headers
 //

@@ -30,7 +30,7 @@ func (c *streamContext) Value(key any) any {
 // the transport takes the context that it returns to wait on.
 func interruptible(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	c := &streamContext{}
-	c.Context, c.cancel = context.WithCancel(ctx)
+	c.Context, c.cancel = context.WithCancel(ctx) //nolint:gosec // G118: gRPC cancels ctx when the stream ends
 	return c, nil
 }
 

@@ -57,6 +57,7 @@ type Server struct {
 	stopping  atomic.Bool
 	open      registry
 	held      atomic.Int64 // bytes of bodies
+	warned    atomic.Int64 // that these are too many, Unix seconds
 }
 
 // NewServer answers for protocols, by the gRPC :authority that Envoy calls with

@@ -55,8 +55,8 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	envoyUID := f.Int("envoy-uid", os.Getuid(), "user id that Envoy runs as")
 	certificates := f.StringArray("tls", nil, "certificate of TLS listeners as NAME=CERT.pem,KEY.pem, loaded again when the files change; repeat")
 	domains := f.StringArray("s3-domain", nil, "base domain of virtual-host style S3 requests (BUCKET.DOMAIN); repeat")
-	region := f.String("region", "", "where this bridge is, for `keybridge node list`")
-	urls := f.StringArray("url", nil, "where applications reach its listeners, for `keybridge node list`; S3 first; repeat")
+	region := f.String("region", "", "where this bridge is, for \"keybridge node list\"")
+	urls := f.StringArray("url", nil, "where applications reach its listeners, for \"keybridge node list\"; S3 first; repeat")
 	required(cmd, "dir", "operator-root", "manifest", "control", "keeper")
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

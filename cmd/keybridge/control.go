@@ -43,13 +43,13 @@ func controlCommand() *cobra.Command {
 	f := cmd.Flags()
 	dir := f.String("dir", "", "state directory with identity.key")
 	root := f.String("operator-root", "", "public half of the operator root")
-	path := f.String("store", "", "embedded store, made by `keybridge init`")
+	path := f.String("store", "", "embedded store, made by \"keybridge init\"")
 	admin := f.String("admin", "127.0.0.1:7080", "address of the admin API (plain HTTP: keep it on loopback or behind TLS)")
 	bridges := f.String("bridges", "", "address for bridges (mutual TLS)")
 	listeners := f.StringArray("listener", nil, "what bridges' Envoys listen on: s3=IP:PORT or ai=IP:PORT, with ,tls=NAME to speak TLS with the bridge's certificate of that name; repeat")
 	auditFile := f.String("audit", "", "hash-chained audit log; default: audit.log in --dir")
 	metrics := f.String("metrics", "", "address for /metrics, e.g. 127.0.0.1:7081; empty: none")
-	allow := f.StringArray("allow-endpoint", nil, "as for `keybridge bridge`; connectors with other endpoints are refused")
+	allow := f.StringArray("allow-endpoint", nil, "as for \"keybridge bridge\"; connectors with other endpoints are refused")
 	required(cmd, "dir", "operator-root", "store", "bridges", "listener")
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
@@ -105,7 +105,7 @@ type control struct {
 func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	rec, err := c.store.Get(ctx, store.KindCustody, store.CustodyID)
 	if errors.Is(err, store.ErrNotFound) {
-		return errors.New("the store has no manifest: run `keybridge init` with this --store first")
+		return errors.New("the store has no manifest: run \"keybridge init\" with this --store first")
 	} else if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 	f.StringVar(&d.ai, "ai", "127.0.0.1:9001", "address of the AI listener")
 	f.StringVar(&d.admin, "admin", "127.0.0.1:9002", "address of the admin API")
 	f.StringVar(&d.health, "health", "", "address of the bridge's /live and /ready; default: a free port")
-	f.StringVar(&d.envoy, "envoy", "", "Envoy binary; default $ENVOY, PATH, then the one `make envoy` installs")
+	f.StringVar(&d.envoy, "envoy", "", "Envoy binary; default $ENVOY, PATH, then the one \"make envoy\" installs")
 	f.StringVar(&d.tls, "tls", "", "let both listeners speak TLS, with CERT.pem,KEY.pem")
 	f.StringArrayVar(&d.domains, "s3-domain", nil, "base domain of virtual-host style S3 requests; repeat")
 	f.StringSliceVar(&d.without, "without", nil, "processes not to start, e.g. keeper-2,keeper-3, to see what the others do")
@@ -126,7 +126,8 @@ func (d *dev) run(ctx context.Context) (err error) {
 		if err := devstack.WriteFile(ready, append(raw, '\n')); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(d.out, "ready\n  s3     %s\n  ai     %s\n  admin  %s   (token in %s)\n", e.S3, e.AI, e.Admin, e.AdminTokenFile)
+		_, err = fmt.Fprintf(d.out, "ready\n  s3     %s\n  ai     %s\n  admin  %s   (token in %s)\nin another terminal: eval \"$(keybridge env --state %s)\"\n",
+			e.S3, e.AI, e.Admin, e.AdminTokenFile, d.state)
 		return err
 	})
 	return errors.Join(err, os.RemoveAll(ready))

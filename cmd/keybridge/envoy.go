@@ -28,7 +28,7 @@ Envoy dies with it.`,
 	var (
 		dir    = cmd.Flags().String("dir", "", "directory for bootstrap and admin socket (0700)")
 		bridge = cmd.Flags().String("bridge", "", "unix socket of the bridge")
-		binary = cmd.Flags().String("envoy", "", "Envoy binary; default $ENVOY, PATH, then the one `make envoy` installs")
+		binary = cmd.Flags().String("envoy", "", "Envoy binary; default $ENVOY, PATH, then the one \"make envoy\" installs")
 		node   = cmd.Flags().String("node", "envoy", "node id, as shown in the sync status")
 		conc   = cmd.Flags().Int("concurrency", 0, "worker threads; 0: one per core")
 		drain  = cmd.Flags().Duration("drain", 5*time.Second, "how long to let requests finish on stop")

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -97,13 +96,13 @@ func explain(err error) (message, hint string) {
 	}
 	var refused *client.Error
 	if errors.As(err, &refused) {
-		if hint = hints[refused.Code]; hint == "" && refused.Code == "" {
-			hint = "that was not the admin API's answer; check --admin, or a proxy before it"
-			if refused.Status == http.StatusUnauthorized {
-				hint = hints["UNAUTHORIZED"]
-			}
+		switch {
+		case refused.RetryAfter > 0:
+			return message, fmt.Sprintf("try again in %s", span(refused.RetryAfter))
+		case refused.Code == "":
+			return message, "that was not the admin API's answer; check --admin, or a proxy before it"
 		}
-		return message, hint
+		return message, hints[refused.Code]
 	}
 	var unreachable *url.Error
 	if errors.As(err, &unreachable) {
@@ -136,7 +135,7 @@ var hints = map[string]string{
 	"SEALED_MISMATCH":        "it was changed meanwhile; run the command again",
 	"SEALING_KEY_CHANGED":    "run the command again: it seals to the new key",
 	"SECRET_SHOWN_ONCE":      "delete the key and make another: keybridge key delete, keybridge key create",
-	"TOO_LARGE":              "requests have up to 1 MiB; is that the file you meant?",
+	"TOO_LARGE":              "is that the file you meant?",
 	"TOO_MANY_REQUESTS":      "wait a little and try again",
 	"UNAUTHORIZED":           "the token is unknown, expired or revoked; $" + envTokenFile + " or --token-file says which file is read",
 	"UNAVAILABLE":            "the store is busy or closing; try again",

@@ -24,7 +24,7 @@ func (f adminFlags) done(cmd *cobra.Command, v any, format string, args ...any) 
 	if *f.json {
 		return writeJSON(cmd.OutOrStdout(), v)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), printable(fmt.Sprintf(format, args...)))
 	return err
 }
 

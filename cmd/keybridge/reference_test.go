@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,4 +110,46 @@ func flags(b *bytes.Buffer, c *cobra.Command) {
 	if len(rows) > 0 {
 		b.WriteString("\n" + strings.Join(rows, ""))
 	}
+}
+
+// TestLinks: what pages refer to within the repository is there, headings too.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := filepath.Glob("../../*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, top...) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`).FindAllStringSubmatch(string(text), -1) {
+			target := page
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(page), m[1])
+			}
+			linked, err := os.ReadFile(target)
+			if fi, serr := os.Stat(target); serr == nil && fi.IsDir() {
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", page, err)
+			} else if m[2] != "" && !slices.Contains(anchors(string(linked)), m[2]) {
+				t.Errorf("%s: %s has no heading #%s", page, m[1], m[2])
+			}
+		}
+	}
+}
+
+// anchors are the names that a page's headings get.
+func anchors(page string) (names []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }

@@ -16,7 +16,7 @@ import (
 func repoCommand() *cobra.Command {
 	cmd := group("repo", "Repositories: groups of connectors that keys give access to")
 	s := addScopeFlags(cmd)
-	cmd.AddCommand(repoCreateCommand(s), repoUpdateCommand(s), repoListCommand(s), repoSwitchCommand(s, true), repoSwitchCommand(s, false), repoDeleteCommand(s))
+	cmd.AddCommand(repoCreateCommand(s), repoUpdateCommand(s), repoListCommand(s), repoModelsCommand(s), repoSwitchCommand(s, true), repoSwitchCommand(s, false), repoDeleteCommand(s))
 	return cmd
 }
 
@@ -165,6 +165,34 @@ func repoListCommand(s scope) *cobra.Command {
 				})
 			}
 			return s.print(cmd, listed(all), "NAME WORKSPACE STATE CONNECTORS KEYS ID", rows)
+		},
+	}
+}
+
+func repoModelsCommand(s scope) *cobra.Command {
+	return &cobra.Command{
+		Use: "models NAME|ID", Short: "List the models that a repository's AI connectors offer", Args: cobra.ExactArgs(1),
+		Long:              "A bridge asks each provider; what a connector names beside that with --model is listed too.",
+		Example:           "  keybridge repo models bot --workspace team-a",
+		ValidArgsFunction: s.completion(s.repoNames, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := s.in(cmd)
+			if err != nil {
+				return err
+			}
+			r, err := t.repo(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			all, err := t.Models(cmd.Context(), r.ID, "")
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, m := range all {
+				rows = append(rows, []string{m.ID, m.LLMProvider, m.LLMType})
+			}
+			return s.print(cmd, listed(all), "MODEL CONNECTOR API", rows)
 		},
 	}
 }

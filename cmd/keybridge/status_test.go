@@ -164,6 +164,8 @@ func TestFleet(t *testing.T) {
 		"  hint: that is the provider's answer; check key, secret, bucket, region and endpoint\n", create...)
 	fleet.probe.OK = true
 	must(t, create...)
+	must(t, "repo", "create", "bot", "--connector", "gpt")
+	check(0, "MODEL  CONNECTOR  API\ngpt-5  gpt        OPENAI\no3     gpt        OPENAI\n", "repo", "models", "bot")
 	check(0, "connector gpt works: the provider accepts the credential, 12 ms, 2 models\n", "connector", "validate", "gpt")
 	fleet.probe.OK = false
 	check(1, "keybridge: connector gpt: 401 Incorrect API key provided\n"+

@@ -1,3 +1,5 @@
+//go:build !race
+
 package bench_test
 
 import (
@@ -168,7 +170,7 @@ func initialise(t testing.TB, path string, manifest, keyring []byte) (token stri
 func startControl(t testing.TB, args ...string) {
 	t.Helper()
 	log := &syncBuffer{}
-	cmd := exec.Command(binary, args...) //nolint:gosec // the binary under test
+	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	must(t, cmd.Start())

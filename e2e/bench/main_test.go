@@ -1,3 +1,5 @@
+//go:build !race
+
 package bench_test
 
 import (
@@ -37,7 +39,7 @@ func run(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "./cmd/keybridge") //nolint:gosec // our own
+		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "./cmd/keybridge")
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

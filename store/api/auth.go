@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -48,39 +50,85 @@ func NewToken(name string, roles map[string]store.Access) (token string, rec *st
 	return string(secret), &store.Token{M: store.Meta{ID: uuid.NewString()}, Name: name, Hash: hash[:], Roles: roles}, nil
 }
 
-// admit is authenticate for those who are not too fast. An address that has sent
-// too many wrong tokens is not heard until it has waited, so that it cannot go on
-// trying.
+// admit is authenticate for those who are not too fast. After too many wrong tokens
+// from an address, nobody there is heard before a while has passed, so that
+// guessing is slow; but for tokens that were right before: behind a proxy all
+// callers have one address, and one who guesses must not shut out the others.
 func (s *server) admit(q *call) (*store.Token, error) {
 	now, client := s.Clock(), clientAddress(q.Request)
-	if wait := s.failures.wait(client, now); wait > 0 {
+	hash, present := bearer(q.Request)
+	if wait := s.failures.wait(client, now); wait > 0 && !s.known.has(hash) {
 		return nil, q.tooMany(wait, "too many wrong tokens came from this address")
 	}
-	token, err := s.authenticate(q.Request)
+	if !present {
+		return nil, errUnauthorized
+	}
+	token, err := s.authenticate(q.Context(), hash)
 	if err != nil {
-		if errors.Is(err, errUnauthorized) && q.Header.Get("Authorization") != "" { // without a token it guesses nothing
+		if errors.Is(err, errUnauthorized) {
+			s.known.remove(hash)
 			s.failures.take(client, now)
 		}
 		return nil, err
 	}
+	s.known.add(hash)
 	if wait := s.requests.take(token.M.ID, now); wait > 0 {
 		return nil, q.tooMany(wait, "this token makes too many requests")
 	}
 	return token, nil
 }
 
-// authenticate finds the token of a request. All reasons for refusing look the same.
-func (s *server) authenticate(r *http.Request) (*store.Token, error) {
+type tokenHash [sha256.Size]byte
+
+// tokenSet remembers a bounded number of tokens by their hashes.
+type tokenSet struct {
+	mu  sync.Mutex
+	set map[tokenHash]struct{}
+}
+
+const maxKnown = 4096
+
+func (t *tokenSet) has(h tokenHash) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.set[h]
+	return ok
+}
+
+func (t *tokenSet) add(h tokenHash) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for old := range t.set {
+		if len(t.set) < maxKnown {
+			break
+		}
+		delete(t.set, old)
+	}
+	t.set[h] = struct{}{}
+}
+
+func (t *tokenSet) remove(h tokenHash) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.set, h)
+}
+
+// bearer is the hash of the one token that a request comes with.
+func bearer(r *http.Request) (hash tokenHash, present bool) {
 	header := r.Header.Values("Authorization")
 	if len(header) != 1 {
-		return nil, errUnauthorized
+		return hash, false
 	}
 	scheme, token, _ := strings.Cut(header[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return nil, errUnauthorized
+		return hash, false
 	}
-	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
-	rec, err := s.Store.ByUnique(r.Context(), store.TokenName(hash[:]))
+	return sha256.Sum256([]byte(strings.TrimLeft(token, " "))), true
+}
+
+// authenticate finds a token by its hash. All reasons for refusing look the same.
+func (s *server) authenticate(ctx context.Context, hash tokenHash) (*store.Token, error) {
+	rec, err := s.Store.ByUnique(ctx, store.TokenName(hash[:]))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errUnauthorized
 	}

@@ -16,7 +16,8 @@ type Limits struct {
 	Requests float64
 	Burst    int
 	// Failures per second are wrong tokens of one client address, after a burst;
-	// beyond it the address is not heard at all. Default one in 2 s, burst 20.
+	// beyond it only tokens that were right before are heard from there. Default one
+	// in 2 s, burst 20.
 	Failures     float64
 	FailureBurst int
 }

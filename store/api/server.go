@@ -50,6 +50,7 @@ type server struct {
 	fixed    map[string][]string // methods of the paths without a {name}
 	requests *pacer              // by token
 	failures *pacer              // by client address
+	known    tokenSet            // that were right before
 }
 
 // New returns the admin API as one handler.
@@ -61,7 +62,7 @@ func New(c Config) http.Handler {
 		c.Clock = time.Now
 	}
 	l := c.Limits.withDefaults()
-	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1), fixed: map[string][]string{},
+	s := &server{Config: c, mux: http.NewServeMux(), writing: make(chan struct{}, 1), fixed: map[string][]string{}, known: tokenSet{set: map[tokenHash]struct{}{}},
 		requests: newPacer(l.Requests, l.Burst), failures: newPacer(l.Failures, l.FailureBurst)}
 	for _, r := range routes {
 		s.mux.Handle(r.method+" "+r.path, s.handler(r))

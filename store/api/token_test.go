@@ -113,7 +113,17 @@ func TestBruteForce(t *testing.T) {
 	if got := a.header.Get("Retry-After"); got != "2" {
 		t.Errorf("Retry-After: %q", got)
 	}
-	refused(t, "a right one from there", e.do("GET", "/workspace", nil), 429, "TOO_MANY_REQUESTS", "")
+	fresh := e.token(map[string]store.Access{"*": store.AccessAdmin})
+	refused(t, "a right one from there, never seen", e.as(fresh, "GET", "/workspace", nil), 429, "TOO_MANY_REQUESTS", "")
+	e.ok("GET", "/workspace", nil) // who was there before is not shut out
+	rec, err := e.store.ByUnique(t.Context(), store.TokenName(hashOf(e.admin)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.ok("DELETE", "/token/"+rec.Meta().ID, nil) // fresh is the other admin
+	refused(t, "who was revoked is heard once more", e.do("GET", "/workspace", nil), 401, "UNAUTHORIZED", "")
+	refused(t, "and then shut out", e.do("GET", "/workspace", nil), 429, "TOO_MANY_REQUESTS", "")
+	e.admin = fresh
 	if a := e.as("", "GET", "/health", nil); a.status != 200 {
 		t.Errorf("health: %d", a.status)
 	}

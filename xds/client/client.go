@@ -164,6 +164,7 @@ func (c *Client) stream(ctx context.Context) (answered bool, err error) {
 
 	missing := slices.Clone(typeURLs)
 	var batch []pending
+	settling := false
 	timer := time.NewTimer(settle)
 	timer.Stop()
 	defer timer.Stop()
@@ -176,10 +177,12 @@ func (c *Client) stream(ctx context.Context) (answered bool, err error) {
 			bad := c.state.apply(resp)
 			batch = append(batch, pending{resp, bad})
 			missing = slices.DeleteFunc(missing, func(t string) bool { return t == resp.GetTypeUrl() })
-			if len(missing) == 0 {
-				timer.Reset(settle)
+			if len(missing) == 0 && !settling {
+				timer.Reset(settle) // counted from the first change
+				settling = true
 			}
 		case <-timer.C:
+			settling = false
 			c.setHealth(true, nil)
 			if c.handOn(stream, batch) != nil {
 				return true, ended(responses, received)
