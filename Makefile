@@ -36,11 +36,12 @@ unit: envoy tools
 	go test -race -count=1 $$(go list ./... | grep -v '^keybridge/e2e$$')
 
 .PHONY: e2e
-e2e: build envoy tools $(TOOLS)/py/.done ## end to end, with real processes only
+e2e: build envoy tools $(TOOLS)/py/.done $(TOOLS)/schemathesis/.done ## end to end, with real processes only
 	go test -count=1 -timeout 20m ./e2e
 
-bench: envoy tools ## Go benchmarks of the request path and of custody
-	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./xds/...
+bench: envoy tools ## Go benchmarks, and how fast 20 bridges take a revocation
+	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./store/... ./xds/...
+	go test -count=1 -v -timeout 20m ./e2e/bench
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	.ci/fuzz.sh $${FUZZTIME:-10s}
@@ -55,9 +56,10 @@ tools: $(TOOLS)/bin/versitygw ## install the S3 server that tests and demo use a
 $(TOOLS)/bin/versitygw:
 	GOEXPERIMENT= GOBIN=$(TOOLS)/bin go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
 
-$(TOOLS)/py/.done: .ci/requirements.txt
-	rm -rf $(TOOLS)/py # pip --target does not merge the bin folders of two runs
-	$(PIP) --target $(TOOLS)/py -r .ci/requirements.txt
+# A folder for each list of Python packages, filled in one run: pip --target does not merge bin folders.
+$(TOOLS)/%/.done: .ci/requirements-%.txt
+	rm -rf $(TOOLS)/$*
+	$(PIP) --target $(TOOLS)/$* -r $<
 	touch $@
 
 GENERATORS := $(TOOLS)/bin/protoc-gen-go $(TOOLS)/bin/protoc-gen-go-grpc

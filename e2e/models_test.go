@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -545,12 +544,12 @@ func (m *models) lists(t *testing.T) {
 	}
 }
 
-// pythonWith runs a script with the libraries of .ci/requirements.txt and nothing
+// pythonWith runs a script with the libraries of .ci/requirements-py.txt and nothing
 // else in its environment than env.
 func pythonWith(ctx context.Context, env []string, args ...string) (string, error) {
-	libs := os.Getenv("KEYBRIDGE_PY")
-	if root, err := provider.ModuleRoot(); libs == "" && err == nil {
-		libs = filepath.Join(root, ".tools", "py")
+	libs, err := libraries("py", "openai", "anthropic")
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "python3", args...)
 	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir(), "PYTHONPATH="+libs, "PYTHONDONTWRITEBYTECODE=1")
@@ -558,7 +557,7 @@ func pythonWith(ctx context.Context, env []string, args ...string) (string, erro
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("%s: %w; are the libraries there? `make e2e` installs them\n%s%s", args[0], err, out, stderr.String())
+		return "", fmt.Errorf("%s: %w\n%s%s", args[0], err, out, stderr.String())
 	}
 	return string(out), nil
 }

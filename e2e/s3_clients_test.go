@@ -95,14 +95,9 @@ func (w *world) repositoryKeys(t *testing.T, connectors ...string) (k clientKeys
 // tools is the folder of Python packages and the programs that came with them.
 func tools(t *testing.T) string {
 	t.Helper()
-	dir := os.Getenv("KEYBRIDGE_PY")
-	if root, err := provider.ModuleRoot(); dir == "" && err == nil {
-		dir = filepath.Join(root, ".tools", "py")
-	}
-	for _, name := range []string{"boto3", "bin/aws", "bin/rclone"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatalf("%v; run `make e2e`, which installs it, or set KEYBRIDGE_PY to the folder that holds it", err)
-		}
+	dir, err := libraries("py", "boto3", "bin/aws", "bin/rclone")
+	if err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -220,12 +219,9 @@ func TestS3ByBoto3(t *testing.T) {
 
 // python runs a script with boto3 and the ADMIN key.
 func (w *world) python(ctx context.Context, args ...string) (string, error) {
-	libs := os.Getenv("KEYBRIDGE_PY")
-	if root, err := provider.ModuleRoot(); libs == "" && err == nil {
-		libs = filepath.Join(root, ".tools", "py")
-	}
-	if _, err := os.Stat(filepath.Join(libs, "boto3")); err != nil {
-		return "", fmt.Errorf("boto3 is not installed: %w; run `make e2e`, which installs it, or set KEYBRIDGE_PY to the folder that holds it", err)
+	libs, err := libraries("py", "boto3")
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "python3", args...)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+libs, "PYTHONDONTWRITEBYTECODE=1", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",

@@ -22,5 +22,5 @@ func Remembered(h http.Handler) int {
 	}
 	s.failures.mu.Lock()
 	defer s.failures.mu.Unlock()
-	return len(s.failures.due)
+	return len(s.failures.of)
 }

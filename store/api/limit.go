@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits say how fast callers may go; a zero field is its default, a negative
@@ -41,69 +43,66 @@ func (l Limits) withDefaults() Limits {
 // maxPaces bounds what a limiter remembers: an IPv6 client has addresses without end.
 const maxPaces = 8192
 
-// pacer is a rate limiter per name: the generic cell rate algorithm (ITU-T I.371,
-// virtual scheduling), which needs one time per name and none for a name at rest.
+// pacer is a rate limiter per name. A name at rest needs no memory: its bucket is full.
 type pacer struct {
-	interval time.Duration // 0: no limit
-	slack    time.Duration // how far ahead of its pace a name may be
-	mu       sync.Mutex
-	due      map[string]time.Time // when a name that kept to its pace would have got this far
+	limit rate.Limit // 0: no limit
+	burst int
+	mu    sync.Mutex
+	of    map[string]*rate.Limiter
 }
 
-func newPacer(rate float64, burst int) *pacer {
-	p := &pacer{due: map[string]time.Time{}}
-	if rate > 0 {
-		p.interval = time.Duration(float64(time.Second) / rate)
-		p.slack = p.interval * time.Duration(burst)
-	}
-	return p
+func newPacer(perSecond float64, burst int) *pacer {
+	return &pacer{limit: rate.Limit(max(0, perSecond)), burst: burst, of: map[string]*rate.Limiter{}}
 }
 
 // wait is how long a name has to wait for one more; 0: not at all.
 func (p *pacer) wait(name string, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.behind(name, now)
-}
-
-func (p *pacer) behind(name string, now time.Time) time.Duration {
-	due := p.due[name]
-	if p.interval == 0 || due.Before(now) { // a difference of times far apart would overflow
+	l := p.of[name]
+	if l == nil {
 		return 0
 	}
-	return max(0, due.Add(p.interval).Sub(now)-p.slack)
+	r := l.ReserveN(now, 1)
+	defer r.CancelAt(now)
+	return r.DelayFrom(now)
 }
 
 // take counts one, unless the name has to wait.
 func (p *pacer) take(name string, now time.Time) time.Duration {
+	if p.limit == 0 {
+		return 0
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if d := p.behind(name, now); d > 0 || p.interval == 0 {
-		return d
+	l := p.of[name]
+	if l == nil {
+		if len(p.of) >= maxPaces {
+			p.forget(now)
+		}
+		l = rate.NewLimiter(p.limit, p.burst)
+		p.of[name] = l
 	}
-	due, known := p.due[name]
-	if !known && len(p.due) >= maxPaces {
-		p.forget(now)
+	r := l.ReserveN(now, 1)
+	d := r.DelayFrom(now)
+	if d > 0 {
+		r.CancelAt(now)
 	}
-	if due.Before(now) {
-		due = now
-	}
-	p.due[name] = due.Add(p.interval)
-	return 0
+	return d
 }
 
 // forget drops the names at rest, then any until there is room for a while.
 func (p *pacer) forget(now time.Time) {
-	for name, due := range p.due {
-		if due.Before(now) {
-			delete(p.due, name)
+	for name, l := range p.of {
+		if l.TokensAt(now) >= float64(p.burst) {
+			delete(p.of, name)
 		}
 	}
-	for name := range p.due {
-		if len(p.due) < maxPaces*3/4 {
+	for name := range p.of {
+		if len(p.of) < maxPaces*3/4 {
 			return
 		}
-		delete(p.due, name)
+		delete(p.of, name)
 	}
 }
 
