@@ -54,7 +54,7 @@ var (
 		authority:   AuthorityAI,
 		routes:      "keybridge-ai",
 		contentType: "application/json",
-		errorBody:   openAIError,
+		errorBody:   aiError,
 		// A model may think in silence. The OpenAI SDKs wait for 10 minutes; the
 		// client should be the one to give up.
 		streamIdle:      15 * time.Minute,

@@ -60,8 +60,9 @@ func s3Error(code, message string) string {
 	return `<?xml version="1.0" encoding="UTF-8"?>` + "\n<Error><Code>" + code + "</Code><Message>" + message + "</Message></Error>"
 }
 
-// openAIError is an OpenAI error object.
-func openAIError(code, message string) string {
+// aiError is an error object in OpenAI's form with the one member more that makes
+// it Anthropic's too: Envoy does not know which of them the client speaks.
+func aiError(code, message string) string {
 	kind := "invalid_request_error"
 	switch code {
 	case "service_unavailable", "provider_unavailable", "provider_redirect":
@@ -73,7 +74,10 @@ func openAIError(code, message string) string {
 		Param   *string `json:"param"`
 		Code    string  `json:"code"`
 	}
-	b, err := json.Marshal(map[string]body{"error": {Message: message, Type: kind, Code: code}})
+	b, err := json.Marshal(struct {
+		Type  string `json:"type"`
+		Error body   `json:"error"`
+	}{"error", body{Message: message, Type: kind, Code: code}})
 	if err != nil {
 		panic("translate: " + err.Error()) // strings always marshal
 	}
