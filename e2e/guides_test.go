@@ -17,6 +17,7 @@ import (
 
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
+	"keybridge/envoy"
 )
 
 // TestGuides runs every guide as written: all blocks marked sh of a page, in order,
@@ -136,6 +137,10 @@ func runGuide(t *testing.T, root, script string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	envoyPath, err := envoy.Find("") // a guide that runs one by itself works elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
 	bin := filepath.Join(dir, "bin")
 	if err := os.Mkdir(bin, 0o700); err != nil {
 		t.Fatal(err)
@@ -155,7 +160,7 @@ func runGuide(t *testing.T, root, script string) {
 	cmd.Dir = dir
 	cmd.Env = []string{
 		"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LANG=C.UTF-8",
-		"AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
+		"ENVOY=" + envoyPath, "AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
 		"TEST_S3=" + s3.URL(), "TEST_S3_KEY_ID=" + s3.Access, "TEST_S3_SECRET=" + s3.Secret, "TEST_RECORDED_S3=" + recorded.URL,
 		"TEST_AI=" + ai.Endpoint(), "TEST_AI_KEY=" + ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
 		"TEST_CLAUDE=" + claude.Endpoint(), "TEST_CLAUDE_KEY=" + claude.Key, "TEST_CLAUDE_MODEL=" + provider.ClaudeModels[0],

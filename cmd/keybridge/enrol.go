@@ -75,9 +75,9 @@ func enrol(role identity.Role, name, dir string, lock keeper.Lock) (e identity.E
 	if err != nil {
 		return e, err
 	}
-	raw, err := json.MarshalIndent(e, "", "  ")
+	raw, err := json.Marshal(e) // the canonical encoding: ParseEnrolment takes no other
 	if err != nil {
 		return e, err
 	}
-	return e, identity.WritePrivate(filepath.Join(dir, enrolmentFile), append(raw, '\n'))
+	return e, identity.WritePrivate(filepath.Join(dir, enrolmentFile), raw)
 }

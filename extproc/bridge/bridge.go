@@ -113,6 +113,11 @@ type Bridge struct {
 
 // New prepares a bridge; Run starts it.
 func New(cfg Config) (*Bridge, error) {
+	dir, err := filepath.Abs(cfg.Dir) // Envoy gets the sockets' paths, and has a directory of its own
+	if err != nil {
+		return nil, err
+	}
+	cfg.Dir = dir
 	arena, err := lockedmem.NewArena()
 	if err != nil {
 		return nil, err
