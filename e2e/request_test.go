@@ -154,6 +154,7 @@ func wantS3Error(t testing.TB, a answer, status int, code string) {
 func wantAIError(t testing.TB, a answer, status int, kind, code string) {
 	t.Helper()
 	var doc struct {
+		Kind  string `json:"type"` // "error" where the answer is Anthropic's form too
 		Error *struct {
 			Message string  `json:"message"`
 			Type    string  `json:"type"`
