@@ -16,8 +16,9 @@ import (
 )
 
 // retireAfter is how long a credential that left the index stays in the arena.
-// A decision that still reads it takes microseconds; Envoy gives up on one after 2 s.
-const retireAfter = 10 * time.Second
+// A decision that still reads it takes microseconds; a probe has it for up to
+// link.ProbeTimeout.
+const retireAfter = 3 * link.ProbeTimeout
 
 type recordID struct{ kind, id string }
 
