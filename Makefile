@@ -16,7 +16,7 @@ GO_TOOL := go tool -modfile=.ci/tools.mod
 .PHONY: help run demo test check bench envoy gen build tools lint unit fuzz clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/keybridge, static: with cgo, no_new_privs would reach only some threads
 	CGO_ENABLED=0 go build -trimpath -o bin/keybridge ./cmd/keybridge
