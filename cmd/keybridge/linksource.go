@@ -61,7 +61,9 @@ func linkRecord(e store.Event) *link.Record {
 			out.State = link.State_DISABLED
 		}
 		if r.ExpiresAt != nil {
-			out.Expires = r.ExpiresAt.Unix()
+			if out.Expires = r.ExpiresAt.Unix(); out.Expires <= 0 {
+				out.Expires = 1 // on the wire 0 is a key without end
+			}
 		}
 	default:
 		return nil

@@ -144,7 +144,7 @@ func publish(text string, secret lockedmem.Secret) string {
 		if view == nil {
 			return withheld // the secret is gone, so nothing can be held against it
 		}
-		text = withoutEcho(text, view)
+		text = strings.ToValidUTF8(withoutEcho(text, view), "") // a secret may end within a character
 	}
 	text = withoutSignatures(text)
 	if len(text) <= maxMessage {

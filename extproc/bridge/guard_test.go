@@ -33,6 +33,7 @@ func TestPublish(t *testing.T) {
 		{"control characters", "a\r\nb\x00c\x1b[31md\u202ee", "9fA-2kQz7Lm", "a bc[31mde"},
 		{"a secret taken apart by control characters", "9fA-\x002kQz7\u200bLm", "9fA-2kQz7Lm", "[withheld]"},
 		{"not UTF-8", "a\xffb", "9fA-2kQz7Lm", "ab"},
+		{"a secret that ends within a character", "bad key abcdefghé", "abcdefgh\xc3", "bad key [withheld]"},
 		{"long", strings.Repeat("ü", 400), "9fA-2kQz7Lm", strings.Repeat("ü", 148) + "…"},
 		{"no secret involved", "connection refused", "", "connection refused"},
 	} {

@@ -166,6 +166,16 @@ func arrived[T any](ctx context.Context, get func() (T, error)) (T, error) {
 	}
 }
 
+// ask is the prober's call. It reads what strangers send: a panic there must not end the bridge.
+func ask(ctx context.Context, p Prober, client *http.Client, c *grant.Connector) (found grant.Probed, err error) {
+	defer func() {
+		if recover() != nil {
+			found, err = grant.Probed{}, errors.New("the provider's answer could not be read")
+		}
+	}()
+	return p(ctx, client, c)
+}
+
 // call asks the provider of c with cred. With learn, a provider that names another
 // region than the default is asked again there. Errors are those of what was asked for;
 // what the provider or the way there says is in the outcome.
@@ -190,11 +200,11 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ProbeTimeout)
 	defer cancel()
 	start := time.Now()
-	found, err := prober(ctx, client, connector)
+	found, err := ask(ctx, prober, client, connector)
 	if region := found.Region; err != nil && learn && isRegion(region) && region != connector.Region {
 		again := *connector
 		again.Region, start = region, time.Now()
-		if found, err = prober(ctx, client, &again); err == nil {
+		if found, err = ask(ctx, prober, client, &again); err == nil {
 			found.Region = region
 		}
 	}

@@ -62,5 +62,7 @@ func (c *Connector) SameAccount(d *Connector) bool {
 		return false
 	}
 	x, y := c.Credential.Secret().Bytes(), d.Credential.Secret().Bytes()
-	return len(x) > 0 && subtle.ConstantTimeCompare(x, y) == 1
+	same := len(x) > 0 && subtle.ConstantTimeCompare(x, y) == 1
+	// Asked again: what was freed meanwhile may hold another secret by now.
+	return same && c.Credential.Secret().Bytes() != nil && d.Credential.Secret().Bytes() != nil
 }

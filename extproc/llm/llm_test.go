@@ -201,6 +201,21 @@ func TestForwards(t *testing.T) {
 	}
 }
 
+// Servers behind CGI or WSGI take openai_organization for openai-organization.
+func TestUnderscoreHeadersStayBehind(t *testing.T) {
+	w := newWorld(t)
+	w.connector("main", "/v1", providerKey)
+	w.repository("single", "main")
+	key := w.key("A1", "single", nil)
+	d, e := w.protocol().Decide(now, request("GET", "/v1/models", key, "openai_organization", "org-1"))
+	if e != nil {
+		t.Fatalf("refused: %d %s", e.Status, e.Body)
+	}
+	if !slices.Contains(d.Remove, "openai_organization") {
+		t.Errorf("removed: %q", d.Remove)
+	}
+}
+
 func TestBearerForms(t *testing.T) {
 	w := newWorld(t)
 	w.connector("main", "/v1", providerKey)

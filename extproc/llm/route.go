@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"strings"
 	"time"
 
 	"keybridge/extproc"
@@ -59,6 +60,14 @@ func forward(q *question, r *extproc.Request, c *grant.Connector) (*extproc.Deci
 	} else {
 		d.SetBytes("authorization", bearer, secret)
 		d.Remove = append(d.Remove, "x-api-key")
+	}
+	for _, h := range r.Headers() { // CGI and WSGI servers take x_api_key for x-api-key; no API here has such a header
+		if strings.IndexByte(h.Name, '_') >= 0 {
+			d.Remove = append(d.Remove, h.Name)
+		}
+	}
+	if c.Credential.Secret().Bytes() == nil { // freed while it was copied: its place may hold another's by now
+		return nil, errConnector[q.form]
 	}
 	return d, nil
 }

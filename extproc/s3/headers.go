@@ -66,7 +66,8 @@ func classifyOther(name string) class {
 		return classPass
 	}
 	switch {
-	case name == "cookie", name == "proxy-authorization", strings.HasPrefix(name, "cf-"):
+	case name == "cookie", name == "proxy-authorization", strings.HasPrefix(name, "cf-"),
+		strings.IndexByte(name, '_') >= 0: // CGI and WSGI servers take x_amz_acl for x-amz-acl
 		return classDrop
 	case !strings.HasPrefix(name, "x-"):
 		return classPass

@@ -78,7 +78,7 @@ func regionOf(err error) string {
 	var api smithy.APIError
 	if errors.As(err, &api) && api.ErrorCode() == "AuthorizationHeaderMalformed" {
 		// 'us-east-1' at AWS, "us-east-1" at others.
-		if _, rest, ok := strings.Cut(api.ErrorMessage(), "expecting "); ok {
+		if _, rest, ok := strings.Cut(api.ErrorMessage(), "expecting "); ok && rest != "" {
 			region, _, _ := strings.Cut(strings.TrimLeft(rest, `'"`), rest[:1])
 			return region
 		}

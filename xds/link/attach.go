@@ -186,7 +186,9 @@ func (a *Attachment) once(ctx context.Context) error {
 				answer(a.Probe(limited, p))
 			})
 		default:
-			workers.Go(func() { answer(&ProbeResult{Message: "the bridge has too many probes under way; try again"}) })
+			workers.Go(func() {
+				answer(&ProbeResult{Busy: true, Message: "the bridge has too many probes under way; try again"})
+			})
 		}
 	}
 }

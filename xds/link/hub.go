@@ -30,8 +30,11 @@ const (
 	pingEvery = 5 * time.Second
 )
 
-// errLost says that a bridge went away before it answered.
-var errLost = errors.New("the connection ended")
+// A bridge went away before it answered, or has too many probes under way. Another may do.
+var (
+	errLost = errors.New("the connection ended")
+	errBusy = errors.New("it has too many probes under way")
+)
 
 // BridgeState is what the control plane knows of a bridge that has attached since it started.
 type BridgeState struct {
@@ -99,11 +102,11 @@ func (h *Hub) Probe(ctx context.Context, p *Probe) (*ProbeResult, error) {
 		}
 		tried = append(tried, a)
 		result, err := h.ask(ctx, a, p)
-		if !errors.Is(err, errLost) {
+		if !errors.Is(err, errLost) && !errors.Is(err, errBusy) {
 			return result, err
 		}
 		lost = fmt.Errorf("bridge %s: %w", a.state.Name, err)
-		h.log.Warn("probe: bridge went away before it answered", "bridge", a.state.Name)
+		h.log.Warn("probe: bridge did not answer", "bridge", a.state.Name, "reason", err)
 	}
 	if lost != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrNoBridge, lost)
@@ -165,17 +168,25 @@ func (h *Hub) ask(ctx context.Context, a *attached, p *Probe) (*ProbeResult, err
 	}
 	select {
 	case r := <-answer:
-		return r, nil
+		return verdict(r)
 	case <-a.gone:
 		select {
 		case r := <-answer: // it came with the end
-			return r, nil
+			return verdict(r)
 		default:
 			return nil, errLost
 		}
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// verdict is r, unless the bridge made no call for want of room.
+func verdict(r *ProbeResult) (*ProbeResult, error) {
+	if r.Busy {
+		return nil, errBusy
+	}
+	return r, nil
 }
 
 func (h *Hub) expect(a *attached, answer chan<- *ProbeResult) (id string) {

@@ -228,7 +228,7 @@ func TestTooManyProbesAreRefusedNotQueued(t *testing.T) {
 		})
 	}
 	f.await(t, func() bool { return working.Load() == 16 })
-	if r, err := f.Probe(t.Context(), ask("w")); err != nil || r.Ok || !strings.Contains(r.Message, "too many") {
+	if r, err := f.Probe(t.Context(), ask("w")); !errors.Is(err, link.ErrNoBridge) || !strings.Contains(err.Error(), "too many") {
 		t.Errorf("beyond the cap: %v, %v", r, err)
 	}
 	close(release)

@@ -718,7 +718,9 @@ type ProbeResult struct {
 	// S3: the bucket's region as the provider says, if it does.
 	Region string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
 	// AI: the provider's models.
-	Models        []*Model `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"`
+	Models []*Model `protobuf:"bytes,6,rep,name=models,proto3" json:"models,omitempty"`
+	// The bridge had no room for the call: nothing was asked, another bridge may.
+	Busy          bool `protobuf:"varint,7,opt,name=busy,proto3" json:"busy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -793,6 +795,13 @@ func (x *ProbeResult) GetModels() []*Model {
 		return x.Models
 	}
 	return nil
+}
+
+func (x *ProbeResult) GetBusy() bool {
+	if x != nil {
+		return x.Busy
+	}
+	return false
 }
 
 type Model struct {
@@ -1219,7 +1228,7 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\x0fca_certificates\x18\b \x01(\fR\x0ecaCertificates\x12\x1e\n" +
 	"\n" +
 	"credential\x18\t \x01(\tR\n" +
-	"credential\"\xb0\x01\n" +
+	"credential\"\xc4\x01\n" +
 	"\vProbeResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x1d\n" +
@@ -1227,7 +1236,8 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"latency_ms\x18\x03 \x01(\rR\tlatencyMs\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x120\n" +
-	"\x06models\x18\x06 \x03(\v2\x18.keybridge.link.v1.ModelR\x06models\"E\n" +
+	"\x06models\x18\x06 \x03(\v2\x18.keybridge.link.v1.ModelR\x06models\x12\x12\n" +
+	"\x04busy\x18\a \x01(\bR\x04busy\"E\n" +
 	"\x05Model\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
