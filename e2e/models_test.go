@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -204,7 +202,7 @@ func TestModels(t *testing.T) {
 // ranSteps runs a script of an SDK with the key in env, and wants it to have done all steps.
 func (m *models) ranSteps(t *testing.T, want []string, env, script string, args ...string) {
 	t.Helper()
-	out, err := pythonWith(t.Context(), []string{env}, append([]string{"testdata/" + script}, args...)...)
+	out, err := python(t.Context(), []string{env}, append([]string{"testdata/" + script}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -542,24 +540,6 @@ func (m *models) lists(t *testing.T) {
 	if asked != 1 {
 		t.Errorf("%d lists were asked of providers; only that of the named connector is", asked)
 	}
-}
-
-// pythonWith runs a script with the libraries of .ci/requirements-py.txt and nothing
-// else in its environment than env.
-func pythonWith(ctx context.Context, env []string, args ...string) (string, error) {
-	libs, err := libraries("py", "openai", "anthropic")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "python3", args...)
-	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir(), "PYTHONPATH="+libs, "PYTHONDONTWRITEBYTECODE=1")
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s%s", args[0], err, out, stderr.String())
-	}
-	return string(out), nil
 }
 
 func marshal(v any) string {

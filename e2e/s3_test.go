@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/md5"
 	"crypto/rand"
 	"crypto/sha256"
@@ -13,8 +12,6 @@ import (
 	"hash/crc32"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -201,7 +198,7 @@ func (w *world) wantObject(t *testing.T, key, body string) {
 
 func TestS3ByBoto3(t *testing.T) {
 	w := shared(t)
-	out, err := w.python(t.Context(), "testdata/s3_boto3.py", w.frontS3.URL(), bucket, "boto3/")
+	out, err := python(t.Context(), []string{"AWS_ACCESS_KEY_ID=" + w.admin.Key, "AWS_SECRET_ACCESS_KEY=" + w.admin.Secret}, "testdata/s3_boto3.py", w.frontS3.URL(), bucket, "boto3/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,22 +212,4 @@ func TestS3ByBoto3(t *testing.T) {
 	}) {
 		t.Error("the provider has seen no request of boto3")
 	}
-}
-
-// python runs a script with boto3 and the ADMIN key.
-func (w *world) python(ctx context.Context, args ...string) (string, error) {
-	libs, err := libraries("py", "boto3")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "python3", args...)
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+libs, "PYTHONDONTWRITEBYTECODE=1", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
-		"AWS_ACCESS_KEY_ID="+w.admin.Key, "AWS_SECRET_ACCESS_KEY="+w.admin.Secret)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s%s", args[0], err, out, stderr.String())
-	}
-	return string(out), nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,7 +109,7 @@ func (f adminFlags) vouched(manifest []byte, keyID string) (*keyshare.Manifest, 
 	if err != nil {
 		return nil, fmt.Errorf("the control plane's manifest: %w", err)
 	}
-	if !slices.ContainsFunc(m.SealingKeys, func(k keyshare.SealingKey) bool { return k.Current && k.ID == keyID }) {
+	if m.CurrentSealingKey().ID != keyID {
 		return nil, fmt.Errorf("sealing key %s is not the manifest's current one", keyID)
 	}
 	return m, nil

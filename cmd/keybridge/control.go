@@ -180,12 +180,7 @@ func (c *control) followManifest(ctx context.Context, from uint64) error {
 }
 
 func (c *control) sealingKey() (*seal.PublicKey, error) {
-	for _, k := range c.trust.Manifest().SealingKeys {
-		if k.Current {
-			return seal.ParsePublicKey([]byte(k.PEM))
-		}
-	}
-	return nil, errors.New("the manifest names no current sealing key")
+	return seal.ParsePublicKey([]byte(c.trust.Manifest().CurrentSealingKey().PEM))
 }
 
 func parseListeners(flags []string) (out []*configv1.Listener, err error) {

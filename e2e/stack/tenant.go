@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
@@ -51,7 +50,7 @@ func (s *Stack) Tenant(ctx context.Context, e Endpoints, name string) (*Tenant, 
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(m.SealingKeys, func(k keyshare.SealingKey) bool { return k.ID == keyID && k.Current }) {
+		if m.CurrentSealingKey().ID != keyID {
 			return errors.New("the operator's manifest does not name this sealing key")
 		}
 		return nil

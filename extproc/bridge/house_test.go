@@ -72,7 +72,7 @@ var found = sync.OnceValues(func() (_ *house, err error) {
 	if err != nil {
 		return h, err
 	}
-	if h.sealing, err = seal.ParsePublicKey([]byte(m.SealingKeys[0].PEM)); err != nil {
+	if h.sealing, err = seal.ParsePublicKey([]byte(m.CurrentSealingKey().PEM)); err != nil {
 		return h, err
 	}
 	for i, e := range cfg.Keepers {

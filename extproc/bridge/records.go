@@ -97,9 +97,8 @@ func (r *records) retire(rec *record) {
 	}
 }
 
-// openAll opens queued records inside one keyring window until there are none
-// left or the window has served long enough, and returns false once closed.
-// Several goroutines may run it: an RSA open keeps one core busy for ~3 ms.
+// open opens queued records with one keyring window until none is left. Several
+// goroutines may run it: an RSA open keeps one core busy for ~3 ms.
 func (r *records) open(w *unseal.Window) {
 	for {
 		r.mu.Lock()
