@@ -93,7 +93,9 @@ func TestServesWhatItOpened(t *testing.T) {
 	if c == nil || c.Authority != "s3.example.com" || c.Cluster == "" {
 		t.Fatalf("connector = %+v", c)
 	}
-	if got := w.bridge.Status(); got.State != "ready" || got.Keys != 1 || len(got.Problems) != 0 {
+	// The index is published first; the status follows it.
+	w.await(t, func() bool { return w.bridge.Status().Keys == 1 })
+	if got := w.bridge.Status(); got.State != "ready" || len(got.Problems) != 0 {
 		t.Errorf("status = %+v", got)
 	}
 	w.stop(t)
