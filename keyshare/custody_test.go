@@ -66,14 +66,15 @@ func newCustody(t testing.TB, set string, n, threshold int) *custody {
 			t.Fatal(err)
 		}
 		name := fmt.Sprintf("keeper-%d", i+1)
-		c.manifest.Keepers = append(c.manifest.Keepers, keyshare.Keeper{
-			Name: name, X: int(s.X()), SPKI: digest(name), ShareKey: key.Public().(ed25519.PublicKey),
-		})
 		r, err := keyshare.NewRecipient()
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.recipients = append(c.recipients, r)
+		c.manifest.Keepers = append(c.manifest.Keepers, keyshare.Keeper{
+			Name: name, X: int(s.X()), SPKI: digest(name), ShareKey: key.Public().(ed25519.PublicKey),
+			Recipient: r.PublicKey().Bytes(),
+		})
 	}
 	return c
 }

@@ -39,22 +39,34 @@ type Keeper struct {
 	// X is the coordinate of its share, 1 to 255.
 	X    int    `json:"x"`
 	SPKI string `json:"spki"`
+	// Next is the SPKI of the identity that is to replace it: both are accepted.
+	Next string `json:"next,omitempty"`
+	// NotAfter ends the enrolment by itself; UTC, whole seconds.
+	NotAfter *time.Time `json:"notAfter,omitempty"`
 	// ShareKey is the public half of the key derived from its share.
 	ShareKey ed25519.PublicKey `json:"shareKey"`
+	// Recipient is the X25519 public key that shares are delivered to.
+	Recipient []byte `json:"recipient"`
 }
 
 // Bridge is an enrolled bridge and the workspaces whose records it may have:
 // UUIDs in ascending order, or the one entry "*" for all.
 type Bridge struct {
-	Name       string   `json:"name"`
-	SPKI       string   `json:"spki"`
-	Workspaces []string `json:"workspaces"`
+	Name string `json:"name"`
+	SPKI string `json:"spki"`
+	// Next and NotAfter are as of a Keeper.
+	Next       string     `json:"next,omitempty"`
+	NotAfter   *time.Time `json:"notAfter,omitempty"`
+	Workspaces []string   `json:"workspaces"`
 }
 
 // Peer is an enrolled control plane.
 type Peer struct {
 	Name string `json:"name"`
 	SPKI string `json:"spki"`
+	// Next and NotAfter are as of a Keeper.
+	Next     string     `json:"next,omitempty"`
+	NotAfter *time.Time `json:"notAfter,omitempty"`
 }
 
 // SealingKey is a public key that secrets are sealed to. The current one is used
@@ -64,6 +76,9 @@ type SealingKey struct {
 	Suite   uint16 `json:"suite"`
 	PEM     string `json:"pem"`
 	Current bool   `json:"current"`
+	// RetireAfter, of a key that is not current any more, is when its private half may
+	// leave the keyring: once no backup is needed that is sealed to it. UTC, whole seconds.
+	RetireAfter *time.Time `json:"retireAfter,omitempty"`
 }
 
 // Keeper finds an enrolled keeper by name.

@@ -28,6 +28,8 @@ func CheckName(name string) error {
 	return nil
 }
 
+const recipientSize = 32 // X25519 public key, RFC 9180 §7.1
+
 // validate checks everything that a manifest promises on its own. It runs before
 // signing, so that a mistake is found in the ceremony, and after verifying, so
 // that the rest of the program may rely on it.
@@ -92,6 +94,9 @@ func (m *Manifest) validatePeers() error {
 		}
 		if len(k.ShareKey) != ed25519.PublicKeySize || shareKeys[string(k.ShareKey)] {
 			return fmt.Errorf("keeper %s: share key: want an Ed25519 public key of its own", k.Name)
+		}
+		if len(k.Recipient) != recipientSize {
+			return fmt.Errorf("keeper %s: recipient of %d bytes, want an X25519 public key of %d", k.Name, len(k.Recipient), recipientSize)
 		}
 		xs[k.X], shareKeys[string(k.ShareKey)] = true, true
 	}

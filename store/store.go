@@ -99,6 +99,7 @@ type Credential struct {
 	M      Meta         `json:"meta"`
 	Key    string       `json:"key,omitempty"` // access key id; for display: the binding decides
 	Sealed *seal.Sealed `json:"sealed"`        // nil once deleted
+	Wraps  Wraps        `json:"wraps,omitzero"`
 	// Shared is nil for a credential that was made with its connector.
 	Shared *Shared `json:"shared,omitempty"`
 }
@@ -142,6 +143,17 @@ type Key struct {
 	Disabled   bool          `json:"disabled,omitempty"`
 	ExpiresAt  *time.Time    `json:"expiresAt,omitempty"`
 	Sealed     *seal.Sealed  `json:"sealed"` // nil once deleted
+	Wraps      Wraps         `json:"wraps,omitzero"`
+}
+
+// Wraps are further wraps of the key of a sealed record, made by a bridge that opened
+// it. They belong to one version of the secret and go with it.
+type Wraps struct {
+	// Adopted is under a symmetric record key: bridges open with it in microseconds.
+	Adopted *seal.Wrap `json:"adopted,omitempty"`
+	// Former is the wrap that Sealed came with, once that was replaced by one under a
+	// newer sealing key; kept until the older key is retired.
+	Former *seal.Wrap `json:"former,omitempty"`
 }
 
 // Token is an admin API token; only its SHA-256 is stored (it carries 256 random bits).
@@ -162,7 +174,9 @@ const CustodyID = "custody"
 type Custody struct {
 	M        Meta   `json:"meta"`
 	Manifest []byte `json:"manifest"`
-	Keyring  []byte `json:"keyring"`
+	Keyring  []byte `json:"keyring"` // that Manifest names
+	// Staged are wrapped keyrings that a ceremony under way may put in force.
+	Staged [][]byte `json:"staged,omitempty"`
 }
 
 func (r *Workspace) Meta() *Meta  { return &r.M }
@@ -198,6 +212,9 @@ type Write struct {
 	// else ErrConflict: for a decision that rests on more than this record, as
 	// "no repository uses this connector".
 	IfRevision uint64
+	// KeepVersion leaves the record's Version as it is (the revision rises): for what is
+	// no change to whoever edits the record, such as another wrap of its key.
+	KeepVersion bool
 	// Unique are the names the record holds after this write, e.g.
 	// "connector/<workspace>/<name>"; names it held before and does not list are
 	// released. A name that another record holds after the batch: *TakenError.

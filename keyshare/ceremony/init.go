@@ -139,7 +139,7 @@ func describe(cfg *InitConfig) (*keyshare.Manifest, error) {
 		if _, twice := m.Keeper(e.Name); twice {
 			return nil, fmt.Errorf("keeper %s is listed twice", e.Name)
 		}
-		m.Keepers = append(m.Keepers, keyshare.Keeper{Name: e.Name, SPKI: e.Fingerprint()})
+		m.Keepers = append(m.Keepers, keyshare.Keeper{Name: e.Name, SPKI: e.Fingerprint(), Recipient: bytes.Clone(e.Recipient)})
 	}
 	known := make(map[string]bool)
 	for _, e := range cfg.Bridges {

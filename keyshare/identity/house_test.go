@@ -44,8 +44,8 @@ func newHouse(t testing.TB) *house {
 		Format: 1, Version: 1, Set: setA, Epoch: 1, Threshold: 2, Shares: 2,
 		KeyringDigest: make([]byte, 32), Check: make([]byte, 32),
 		Keepers: []keyshare.Keeper{
-			{Name: "keeper-1", X: 3, SPKI: h.keeper.Fingerprint(), ShareKey: newKey(t).Public().(ed25519.PublicKey)},
-			{Name: "keeper-2", X: 4, SPKI: h.other.Fingerprint(), ShareKey: newKey(t).Public().(ed25519.PublicKey)},
+			{Name: "keeper-1", X: 3, SPKI: h.keeper.Fingerprint(), ShareKey: newKey(t).Public().(ed25519.PublicKey), Recipient: make([]byte, 32)},
+			{Name: "keeper-2", X: 4, SPKI: h.other.Fingerprint(), ShareKey: newKey(t).Public().(ed25519.PublicKey), Recipient: make([]byte, 32)},
 		},
 		Bridges:       []keyshare.Bridge{{Name: "bridge-1", SPKI: h.bridge.Fingerprint(), Workspaces: []string{setA, setB}[:1]}},
 		ControlPlanes: []keyshare.Peer{{Name: "control-1", SPKI: h.control.Fingerprint()}},

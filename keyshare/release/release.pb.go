@@ -34,7 +34,10 @@ type ReleaseRequest struct {
 	// Why, for the keeper's audit line, e.g. "startup".
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Ed25519 by the bridge's enrolled identity over the transcript (keyshare/release/transcript.go).
-	Signature     []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
+	Signature []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The newest signed manifest that the bridge knows: a keeper that missed a ceremony's
+	// end adopts it here, as by Adopt. Empty: none newer than the keeper may have.
+	Manifest      []byte `protobuf:"bytes,6,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -100,6 +103,13 @@ func (x *ReleaseRequest) GetReason() string {
 func (x *ReleaseRequest) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
 	}
 	return nil
 }
@@ -322,10 +332,20 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	HoldsShare    bool                   `protobuf:"varint,3,opt,name=holds_share,json=holdsShare,proto3" json:"holds_share,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share that the manifest in force gives this keeper, if it holds it.
+	Set        string `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	Epoch      uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	HoldsShare bool   `protobuf:"varint,3,opt,name=holds_share,json=holdsShare,proto3" json:"holds_share,omitempty"`
+	// A staged share, if there is one.
+	StagedSet   string `protobuf:"bytes,4,opt,name=staged_set,json=stagedSet,proto3" json:"staged_set,omitempty"`
+	StagedEpoch uint64 `protobuf:"varint,5,opt,name=staged_epoch,json=stagedEpoch,proto3" json:"staged_epoch,omitempty"`
+	// Epochs of shares that are over and not erased yet.
+	Retired []uint64 `protobuf:"varint,6,rep,packed,name=retired,proto3" json:"retired,omitempty"`
+	// The newest signed manifest that the keeper knows.
+	Manifest []byte `protobuf:"bytes,7,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Why it could not release its share now; empty when it could.
+	Problem       string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -381,17 +401,512 @@ func (x *StatusResponse) GetHoldsShare() bool {
 	return false
 }
 
+func (x *StatusResponse) GetStagedSet() string {
+	if x != nil {
+		return x.StagedSet
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetStagedEpoch() uint64 {
+	if x != nil {
+		return x.StagedEpoch
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRetired() []uint64 {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type StageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The manifest to come, canonical JSON and unsigned: it is signed once every share is
+	// staged, so that no signature is out for a ceremony that did not get so far.
+	Manifest []byte `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// This keeper's delivery under that manifest (keyshare.Deliver).
+	Delivery      []byte `protobuf:"bytes,2,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageRequest) Reset() {
+	*x = StageRequest{}
+	mi := &file_keyshare_release_release_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageRequest) ProtoMessage() {}
+
+func (x *StageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageRequest.ProtoReflect.Descriptor instead.
+func (*StageRequest) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *StageRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *StageRequest) GetDelivery() []byte {
+	if x != nil {
+		return x.Delivery
+	}
+	return nil
+}
+
+type StageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageResponse) Reset() {
+	*x = StageResponse{}
+	mi := &file_keyshare_release_release_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageResponse) ProtoMessage() {}
+
+func (x *StageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageResponse.ProtoReflect.Descriptor instead.
+func (*StageResponse) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{7}
+}
+
+type AdoptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Manifest      []byte                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"` // keyshare.Signed, JSON
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_keyshare_release_release_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AdoptRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+type AdoptResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Acknowledgement *Acknowledgement       `protobuf:"bytes,1,opt,name=acknowledgement,proto3" json:"acknowledgement,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_keyshare_release_release_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdoptResponse) GetAcknowledgement() *Acknowledgement {
+	if x != nil {
+		return x.Acknowledgement
+	}
+	return nil
+}
+
+// Acknowledgement is a keeper's signed word that it holds the share of this set and
+// epoch, and releases no other from now on.
+type Acknowledgement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keeper        string                 `protobuf:"bytes,1,opt,name=keeper,proto3" json:"keeper,omitempty"`                        // SPKI fingerprint of its identity
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // DER SubjectPublicKeyInfo, whose SHA-256 keeper is
+	Set           string                 `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Version       uint64                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`    // of the manifest in force
+	Signature     []byte                 `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"` // by its identity
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledgement) Reset() {
+	*x = Acknowledgement{}
+	mi := &file_keyshare_release_release_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledgement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledgement) ProtoMessage() {}
+
+func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
+func (*Acknowledgement) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Acknowledgement) GetKeeper() string {
+	if x != nil {
+		return x.Keeper
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Acknowledgement) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *Acknowledgement) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Acknowledgement) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Acknowledgement) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type RetireRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Acknowledgements []*Acknowledgement     `protobuf:"bytes,1,rep,name=acknowledgements,proto3" json:"acknowledgements,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RetireRequest) Reset() {
+	*x = RetireRequest{}
+	mi := &file_keyshare_release_release_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireRequest) ProtoMessage() {}
+
+func (x *RetireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
+func (*RetireRequest) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RetireRequest) GetAcknowledgements() []*Acknowledgement {
+	if x != nil {
+		return x.Acknowledgements
+	}
+	return nil
+}
+
+type RetireResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Erased        []uint64               `protobuf:"varint,1,rep,packed,name=erased,proto3" json:"erased,omitempty"` // epochs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireResponse) Reset() {
+	*x = RetireResponse{}
+	mi := &file_keyshare_release_release_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireResponse) ProtoMessage() {}
+
+func (x *RetireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireResponse.ProtoReflect.Descriptor instead.
+func (*RetireResponse) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RetireResponse) GetErased() []uint64 {
+	if x != nil {
+		return x.Erased
+	}
+	return nil
+}
+
+type ProveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 random bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveRequest) Reset() {
+	*x = ProveRequest{}
+	mi := &file_keyshare_release_release_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveRequest) ProtoMessage() {}
+
+func (x *ProveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
+func (*ProveRequest) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ProveRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type ProveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Set   string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Ed25519 by the share's derived key, whose public half is in the manifest, over
+	// keeper fingerprint, set, epoch and nonce.
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveResponse) Reset() {
+	*x = ProveResponse{}
+	mi := &file_keyshare_release_release_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveResponse) ProtoMessage() {}
+
+func (x *ProveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keyshare_release_release_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveResponse.ProtoReflect.Descriptor instead.
+func (*ProveResponse) Descriptor() ([]byte, []int) {
+	return file_keyshare_release_release_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ProveResponse) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *ProveResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ProveResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 var File_keyshare_release_release_proto protoreflect.FileDescriptor
 
 const file_keyshare_release_release_proto_rawDesc = "" +
 	"\n" +
-	"\x1ekeyshare/release/release.proto\x12\x14keybridge.release.v1\"\x8c\x01\n" +
+	"\x1ekeyshare/release/release.proto\x12\x14keybridge.release.v1\"\xa8\x01\n" +
 	"\x0eReleaseRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\trecipient\x18\x03 \x01(\fR\trecipient\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1c\n" +
-	"\tsignature\x18\x05 \x01(\fR\tsignature\"\x92\x01\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\x12\x1a\n" +
+	"\bmanifest\x18\x06 \x01(\fR\bmanifest\"\x92\x01\n" +
 	"\x0fReleaseResponse\x12?\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x1f.keybridge.release.v1.ChallengeH\x00R\tchallenge\x123\n" +
 	"\x05share\x18\x02 \x01(\v2\x1b.keybridge.release.v1.ShareH\x00R\x05shareB\t\n" +
@@ -401,15 +916,51 @@ const file_keyshare_release_release_proto_rawDesc = "" +
 	"\x05Share\x12\x16\n" +
 	"\x06sealed\x18\x01 \x01(\fR\x06sealed\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"\x0f\n" +
-	"\rStatusRequest\"Y\n" +
+	"\rStatusRequest\"\xeb\x01\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\vholds_share\x18\x03 \x01(\bR\n" +
-	"holdsShare2\xb9\x01\n" +
+	"holdsShare\x12\x1d\n" +
+	"\n" +
+	"staged_set\x18\x04 \x01(\tR\tstagedSet\x12!\n" +
+	"\fstaged_epoch\x18\x05 \x01(\x04R\vstagedEpoch\x12\x18\n" +
+	"\aretired\x18\x06 \x03(\x04R\aretired\x12\x1a\n" +
+	"\bmanifest\x18\a \x01(\fR\bmanifest\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\"F\n" +
+	"\fStageRequest\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12\x1a\n" +
+	"\bdelivery\x18\x02 \x01(\fR\bdelivery\"\x0f\n" +
+	"\rStageResponse\"*\n" +
+	"\fAdoptRequest\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\fR\bmanifest\"`\n" +
+	"\rAdoptResponse\x12O\n" +
+	"\x0facknowledgement\x18\x01 \x01(\v2%.keybridge.release.v1.AcknowledgementR\x0facknowledgement\"\xa8\x01\n" +
+	"\x0fAcknowledgement\x12\x16\n" +
+	"\x06keeper\x18\x01 \x01(\tR\x06keeper\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x10\n" +
+	"\x03set\x18\x03 \x01(\tR\x03set\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\fR\tsignature\"b\n" +
+	"\rRetireRequest\x12Q\n" +
+	"\x10acknowledgements\x18\x01 \x03(\v2%.keybridge.release.v1.AcknowledgementR\x10acknowledgements\"(\n" +
+	"\x0eRetireResponse\x12\x16\n" +
+	"\x06erased\x18\x01 \x03(\x04R\x06erased\"$\n" +
+	"\fProveRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"U\n" +
+	"\rProveResponse\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature2\x84\x04\n" +
 	"\x06Keeper\x12Z\n" +
 	"\aRelease\x12$.keybridge.release.v1.ReleaseRequest\x1a%.keybridge.release.v1.ReleaseResponse(\x010\x01\x12S\n" +
-	"\x06Status\x12#.keybridge.release.v1.StatusRequest\x1a$.keybridge.release.v1.StatusResponseB$Z\"keybridge/keyshare/release;releaseb\x06proto3"
+	"\x06Status\x12#.keybridge.release.v1.StatusRequest\x1a$.keybridge.release.v1.StatusResponse\x12P\n" +
+	"\x05Stage\x12\".keybridge.release.v1.StageRequest\x1a#.keybridge.release.v1.StageResponse\x12P\n" +
+	"\x05Adopt\x12\".keybridge.release.v1.AdoptRequest\x1a#.keybridge.release.v1.AdoptResponse\x12S\n" +
+	"\x06Retire\x12#.keybridge.release.v1.RetireRequest\x1a$.keybridge.release.v1.RetireResponse\x12P\n" +
+	"\x05Prove\x12\".keybridge.release.v1.ProveRequest\x1a#.keybridge.release.v1.ProveResponseB$Z\"keybridge/keyshare/release;releaseb\x06proto3"
 
 var (
 	file_keyshare_release_release_proto_rawDescOnce sync.Once
@@ -423,7 +974,7 @@ func file_keyshare_release_release_proto_rawDescGZIP() []byte {
 	return file_keyshare_release_release_proto_rawDescData
 }
 
-var file_keyshare_release_release_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_keyshare_release_release_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_keyshare_release_release_proto_goTypes = []any{
 	(*ReleaseRequest)(nil),  // 0: keybridge.release.v1.ReleaseRequest
 	(*ReleaseResponse)(nil), // 1: keybridge.release.v1.ReleaseResponse
@@ -431,19 +982,38 @@ var file_keyshare_release_release_proto_goTypes = []any{
 	(*Share)(nil),           // 3: keybridge.release.v1.Share
 	(*StatusRequest)(nil),   // 4: keybridge.release.v1.StatusRequest
 	(*StatusResponse)(nil),  // 5: keybridge.release.v1.StatusResponse
+	(*StageRequest)(nil),    // 6: keybridge.release.v1.StageRequest
+	(*StageResponse)(nil),   // 7: keybridge.release.v1.StageResponse
+	(*AdoptRequest)(nil),    // 8: keybridge.release.v1.AdoptRequest
+	(*AdoptResponse)(nil),   // 9: keybridge.release.v1.AdoptResponse
+	(*Acknowledgement)(nil), // 10: keybridge.release.v1.Acknowledgement
+	(*RetireRequest)(nil),   // 11: keybridge.release.v1.RetireRequest
+	(*RetireResponse)(nil),  // 12: keybridge.release.v1.RetireResponse
+	(*ProveRequest)(nil),    // 13: keybridge.release.v1.ProveRequest
+	(*ProveResponse)(nil),   // 14: keybridge.release.v1.ProveResponse
 }
 var file_keyshare_release_release_proto_depIdxs = []int32{
-	2, // 0: keybridge.release.v1.ReleaseResponse.challenge:type_name -> keybridge.release.v1.Challenge
-	3, // 1: keybridge.release.v1.ReleaseResponse.share:type_name -> keybridge.release.v1.Share
-	0, // 2: keybridge.release.v1.Keeper.Release:input_type -> keybridge.release.v1.ReleaseRequest
-	4, // 3: keybridge.release.v1.Keeper.Status:input_type -> keybridge.release.v1.StatusRequest
-	1, // 4: keybridge.release.v1.Keeper.Release:output_type -> keybridge.release.v1.ReleaseResponse
-	5, // 5: keybridge.release.v1.Keeper.Status:output_type -> keybridge.release.v1.StatusResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2,  // 0: keybridge.release.v1.ReleaseResponse.challenge:type_name -> keybridge.release.v1.Challenge
+	3,  // 1: keybridge.release.v1.ReleaseResponse.share:type_name -> keybridge.release.v1.Share
+	10, // 2: keybridge.release.v1.AdoptResponse.acknowledgement:type_name -> keybridge.release.v1.Acknowledgement
+	10, // 3: keybridge.release.v1.RetireRequest.acknowledgements:type_name -> keybridge.release.v1.Acknowledgement
+	0,  // 4: keybridge.release.v1.Keeper.Release:input_type -> keybridge.release.v1.ReleaseRequest
+	4,  // 5: keybridge.release.v1.Keeper.Status:input_type -> keybridge.release.v1.StatusRequest
+	6,  // 6: keybridge.release.v1.Keeper.Stage:input_type -> keybridge.release.v1.StageRequest
+	8,  // 7: keybridge.release.v1.Keeper.Adopt:input_type -> keybridge.release.v1.AdoptRequest
+	11, // 8: keybridge.release.v1.Keeper.Retire:input_type -> keybridge.release.v1.RetireRequest
+	13, // 9: keybridge.release.v1.Keeper.Prove:input_type -> keybridge.release.v1.ProveRequest
+	1,  // 10: keybridge.release.v1.Keeper.Release:output_type -> keybridge.release.v1.ReleaseResponse
+	5,  // 11: keybridge.release.v1.Keeper.Status:output_type -> keybridge.release.v1.StatusResponse
+	7,  // 12: keybridge.release.v1.Keeper.Stage:output_type -> keybridge.release.v1.StageResponse
+	9,  // 13: keybridge.release.v1.Keeper.Adopt:output_type -> keybridge.release.v1.AdoptResponse
+	12, // 14: keybridge.release.v1.Keeper.Retire:output_type -> keybridge.release.v1.RetireResponse
+	14, // 15: keybridge.release.v1.Keeper.Prove:output_type -> keybridge.release.v1.ProveResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_keyshare_release_release_proto_init() }
@@ -461,7 +1031,7 @@ func file_keyshare_release_release_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keyshare_release_release_proto_rawDesc), len(file_keyshare_release_release_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

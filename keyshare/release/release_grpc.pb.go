@@ -24,6 +24,10 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Keeper_Release_FullMethodName = "/keybridge.release.v1.Keeper/Release"
 	Keeper_Status_FullMethodName  = "/keybridge.release.v1.Keeper/Status"
+	Keeper_Stage_FullMethodName   = "/keybridge.release.v1.Keeper/Stage"
+	Keeper_Adopt_FullMethodName   = "/keybridge.release.v1.Keeper/Adopt"
+	Keeper_Retire_FullMethodName  = "/keybridge.release.v1.Keeper/Retire"
+	Keeper_Prove_FullMethodName   = "/keybridge.release.v1.Keeper/Prove"
 )
 
 // KeeperClient is the client API for Keeper service.
@@ -31,10 +35,23 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type KeeperClient interface {
 	// Release is one exchange: the keeper sends Challenge, the bridge Request, the
-	// keeper Share; or the stream ends with a status.
+	// keeper Share; or the stream ends with a status. For bridges, and for an
+	// operator in a ceremony.
 	Release(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReleaseRequest, ReleaseResponse], error)
-	// Status says which set and epoch the keeper holds. It reveals nothing of the share.
+	// Status says which shares the keeper holds. It reveals nothing of them. For every enrolled peer.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Stage stores a share of a set that is not in force yet, beside the one that is.
+	// A later Stage replaces it. For an operator in a ceremony.
+	Stage(ctx context.Context, in *StageRequest, opts ...grpc.CallOption) (*StageResponse, error)
+	// Adopt brings a newer signed manifest; a staged share that belongs to it takes the
+	// place of the held one, which is kept, and never released again, until Retire. For
+	// every enrolled peer: the manifest proves itself.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
+	// Retire erases the shares of sets that are over, given acknowledgements of enough
+	// keepers. For an operator in a ceremony.
+	Retire(ctx context.Context, in *RetireRequest, opts ...grpc.CallOption) (*RetireResponse, error)
+	// Prove has the keeper sign with the key derived from its share. For an operator in a ceremony.
+	Prove(ctx context.Context, in *ProveRequest, opts ...grpc.CallOption) (*ProveResponse, error)
 }
 
 type keeperClient struct {
@@ -68,15 +85,68 @@ func (c *keeperClient) Status(ctx context.Context, in *StatusRequest, opts ...gr
 	return out, nil
 }
 
+func (c *keeperClient) Stage(ctx context.Context, in *StageRequest, opts ...grpc.CallOption) (*StageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StageResponse)
+	err := c.cc.Invoke(ctx, Keeper_Stage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *keeperClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptResponse)
+	err := c.cc.Invoke(ctx, Keeper_Adopt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *keeperClient) Retire(ctx context.Context, in *RetireRequest, opts ...grpc.CallOption) (*RetireResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireResponse)
+	err := c.cc.Invoke(ctx, Keeper_Retire_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *keeperClient) Prove(ctx context.Context, in *ProveRequest, opts ...grpc.CallOption) (*ProveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProveResponse)
+	err := c.cc.Invoke(ctx, Keeper_Prove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KeeperServer is the server API for Keeper service.
 // All implementations must embed UnimplementedKeeperServer
 // for forward compatibility.
 type KeeperServer interface {
 	// Release is one exchange: the keeper sends Challenge, the bridge Request, the
-	// keeper Share; or the stream ends with a status.
+	// keeper Share; or the stream ends with a status. For bridges, and for an
+	// operator in a ceremony.
 	Release(grpc.BidiStreamingServer[ReleaseRequest, ReleaseResponse]) error
-	// Status says which set and epoch the keeper holds. It reveals nothing of the share.
+	// Status says which shares the keeper holds. It reveals nothing of them. For every enrolled peer.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Stage stores a share of a set that is not in force yet, beside the one that is.
+	// A later Stage replaces it. For an operator in a ceremony.
+	Stage(context.Context, *StageRequest) (*StageResponse, error)
+	// Adopt brings a newer signed manifest; a staged share that belongs to it takes the
+	// place of the held one, which is kept, and never released again, until Retire. For
+	// every enrolled peer: the manifest proves itself.
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
+	// Retire erases the shares of sets that are over, given acknowledgements of enough
+	// keepers. For an operator in a ceremony.
+	Retire(context.Context, *RetireRequest) (*RetireResponse, error)
+	// Prove has the keeper sign with the key derived from its share. For an operator in a ceremony.
+	Prove(context.Context, *ProveRequest) (*ProveResponse, error)
 	mustEmbedUnimplementedKeeperServer()
 }
 
@@ -92,6 +162,18 @@ func (UnimplementedKeeperServer) Release(grpc.BidiStreamingServer[ReleaseRequest
 }
 func (UnimplementedKeeperServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedKeeperServer) Stage(context.Context, *StageRequest) (*StageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stage not implemented")
+}
+func (UnimplementedKeeperServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
+}
+func (UnimplementedKeeperServer) Retire(context.Context, *RetireRequest) (*RetireResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Retire not implemented")
+}
+func (UnimplementedKeeperServer) Prove(context.Context, *ProveRequest) (*ProveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prove not implemented")
 }
 func (UnimplementedKeeperServer) mustEmbedUnimplementedKeeperServer() {}
 func (UnimplementedKeeperServer) testEmbeddedByValue()                {}
@@ -139,6 +221,78 @@ func _Keeper_Status_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Keeper_Stage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeeperServer).Stage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Keeper_Stage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeeperServer).Stage(ctx, req.(*StageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Keeper_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeeperServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Keeper_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeeperServer).Adopt(ctx, req.(*AdoptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Keeper_Retire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeeperServer).Retire(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Keeper_Retire_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeeperServer).Retire(ctx, req.(*RetireRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Keeper_Prove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeeperServer).Prove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Keeper_Prove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeeperServer).Prove(ctx, req.(*ProveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Keeper_ServiceDesc is the grpc.ServiceDesc for Keeper service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -149,6 +303,22 @@ var Keeper_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Keeper_Status_Handler,
+		},
+		{
+			MethodName: "Stage",
+			Handler:    _Keeper_Stage_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _Keeper_Adopt_Handler,
+		},
+		{
+			MethodName: "Retire",
+			Handler:    _Keeper_Retire_Handler,
+		},
+		{
+			MethodName: "Prove",
+			Handler:    _Keeper_Prove_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

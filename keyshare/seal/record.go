@@ -20,6 +20,11 @@ const (
 	// SuiteReservedHPKE is reserved for HPKE with ML-KEM-768 and X25519. No
 	// version reads or writes it yet.
 	SuiteReservedHPKE = 2
+	// SuiteRecordKey is a second wrap of the same key, made by a bridge that opened the
+	// record: AES-256-GCM under a symmetric record key of the keyring, with a random
+	// 12-byte nonce before the ciphertext and [Label] as additional data. The key id is
+	// "record-key-" and the key's version in decimal.
+	SuiteRecordKey = 3
 )
 
 // MaxPlaintext is the size of the largest secret, in bytes.

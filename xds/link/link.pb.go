@@ -125,6 +125,817 @@ func (Access) EnumDescriptor() ([]byte, []int) {
 	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
 }
 
+type CustodianRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CustodianRequest) Reset() {
+	*x = CustodianRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustodianRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustodianRequest) ProtoMessage() {}
+
+func (x *CustodianRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustodianRequest.ProtoReflect.Descriptor instead.
+func (*CustodianRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{0}
+}
+
+type CustodianState struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Manifest []byte                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"` // keyshare.Signed, JSON
+	Keyring  []byte                 `protobuf:"bytes,2,opt,name=keyring,proto3" json:"keyring,omitempty"`   // the one that it names
+	Staged   [][]byte               `protobuf:"bytes,3,rep,name=staged,proto3" json:"staged,omitempty"`     // wrapped keyrings
+	Bridges  []*CustodianBridge     `protobuf:"bytes,4,rep,name=bridges,proto3" json:"bridges,omitempty"`   // enrolled ones that have attached
+	// How many records are sealed to each sealing key.
+	Records       map[string]uint64 `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CustodianState) Reset() {
+	*x = CustodianState{}
+	mi := &file_xds_link_link_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustodianState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustodianState) ProtoMessage() {}
+
+func (x *CustodianState) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustodianState.ProtoReflect.Descriptor instead.
+func (*CustodianState) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CustodianState) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *CustodianState) GetKeyring() []byte {
+	if x != nil {
+		return x.Keyring
+	}
+	return nil
+}
+
+func (x *CustodianState) GetStaged() [][]byte {
+	if x != nil {
+		return x.Staged
+	}
+	return nil
+}
+
+func (x *CustodianState) GetBridges() []*CustodianBridge {
+	if x != nil {
+		return x.Bridges
+	}
+	return nil
+}
+
+func (x *CustodianState) GetRecords() map[string]uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type CustodianBridge struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Connected       bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	State           string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // extproc/bridge.State
+	ManifestVersion uint64                 `protobuf:"varint,4,opt,name=manifest_version,json=manifestVersion,proto3" json:"manifest_version,omitempty"`
+	SealingKeys     []string               `protobuf:"bytes,5,rep,name=sealing_keys,json=sealingKeys,proto3" json:"sealing_keys,omitempty"` // that it can open with
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CustodianBridge) Reset() {
+	*x = CustodianBridge{}
+	mi := &file_xds_link_link_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustodianBridge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustodianBridge) ProtoMessage() {}
+
+func (x *CustodianBridge) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustodianBridge.ProtoReflect.Descriptor instead.
+func (*CustodianBridge) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CustodianBridge) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CustodianBridge) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *CustodianBridge) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *CustodianBridge) GetManifestVersion() uint64 {
+	if x != nil {
+		return x.ManifestVersion
+	}
+	return 0
+}
+
+func (x *CustodianBridge) GetSealingKeys() []string {
+	if x != nil {
+		return x.SealingKeys
+	}
+	return nil
+}
+
+type StageKeyringRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keyring       []byte                 `protobuf:"bytes,1,opt,name=keyring,proto3" json:"keyring,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageKeyringRequest) Reset() {
+	*x = StageKeyringRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageKeyringRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageKeyringRequest) ProtoMessage() {}
+
+func (x *StageKeyringRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageKeyringRequest.ProtoReflect.Descriptor instead.
+func (*StageKeyringRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StageKeyringRequest) GetKeyring() []byte {
+	if x != nil {
+		return x.Keyring
+	}
+	return nil
+}
+
+type StageKeyringResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageKeyringResponse) Reset() {
+	*x = StageKeyringResponse{}
+	mi := &file_xds_link_link_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageKeyringResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageKeyringResponse) ProtoMessage() {}
+
+func (x *StageKeyringResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageKeyringResponse.ProtoReflect.Descriptor instead.
+func (*StageKeyringResponse) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{4}
+}
+
+type CommitRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Manifest []byte                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// What is done, for the audit line, e.g. "rekey".
+	Verb          string `protobuf:"bytes,2,opt,name=verb,proto3" json:"verb,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CommitRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+type CommitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_xds_link_link_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{6}
+}
+
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{7}
+}
+
+// BackupRecord is one record of the store as JSON, with its kind.
+type BackupRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRecord) Reset() {
+	*x = BackupRecord{}
+	mi := &file_xds_link_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRecord) ProtoMessage() {}
+
+func (x *BackupRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRecord.ProtoReflect.Descriptor instead.
+func (*BackupRecord) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BackupRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *BackupRecord) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+type RestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Restored      uint64                 `protobuf:"varint,1,opt,name=restored,proto3" json:"restored,omitempty"`
+	Kept          uint64                 `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"` // existed already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_xds_link_link_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RestoreResponse) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetKept() uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
+type RewrapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*Rewrapped           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"` // at most 1000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrapRequest) Reset() {
+	*x = RewrapRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapRequest) ProtoMessage() {}
+
+func (x *RewrapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapRequest.ProtoReflect.Descriptor instead.
+func (*RewrapRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RewrapRequest) GetRecords() []*Rewrapped {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type Rewrapped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of the secret
+	Suite         uint32                 `protobuf:"varint,4,opt,name=suite,proto3" json:"suite,omitempty"`
+	KeyId         string                 `protobuf:"bytes,5,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Value         []byte                 `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rewrapped) Reset() {
+	*x = Rewrapped{}
+	mi := &file_xds_link_link_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rewrapped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rewrapped) ProtoMessage() {}
+
+func (x *Rewrapped) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rewrapped.ProtoReflect.Descriptor instead.
+func (*Rewrapped) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Rewrapped) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Rewrapped) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Rewrapped) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Rewrapped) GetSuite() uint32 {
+	if x != nil {
+		return x.Suite
+	}
+	return 0
+}
+
+func (x *Rewrapped) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Rewrapped) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type RewrapResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stored        uint32                 `protobuf:"varint,1,opt,name=stored,proto3" json:"stored,omitempty"` // the others had changed, or had that wrap already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrapResponse) Reset() {
+	*x = RewrapResponse{}
+	mi := &file_xds_link_link_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapResponse) ProtoMessage() {}
+
+func (x *RewrapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapResponse.ProtoReflect.Descriptor instead.
+func (*RewrapResponse) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RewrapResponse) GetStored() uint32 {
+	if x != nil {
+		return x.Stored
+	}
+	return 0
+}
+
+type OriginalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*RecordRef           `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"` // at most 1000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginalsRequest) Reset() {
+	*x = OriginalsRequest{}
+	mi := &file_xds_link_link_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginalsRequest) ProtoMessage() {}
+
+func (x *OriginalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginalsRequest.ProtoReflect.Descriptor instead.
+func (*OriginalsRequest) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *OriginalsRequest) GetRecords() []*RecordRef {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type RecordRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordRef) Reset() {
+	*x = RecordRef{}
+	mi := &file_xds_link_link_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordRef) ProtoMessage() {}
+
+func (x *RecordRef) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordRef.ProtoReflect.Descriptor instead.
+func (*RecordRef) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordRef) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *RecordRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type OriginalsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginalsResponse) Reset() {
+	*x = OriginalsResponse{}
+	mi := &file_xds_link_link_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginalsResponse) ProtoMessage() {}
+
+func (x *OriginalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_xds_link_link_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginalsResponse.ProtoReflect.Descriptor instead.
+func (*OriginalsResponse) Descriptor() ([]byte, []int) {
+	return file_xds_link_link_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *OriginalsResponse) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
 type BridgeMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -138,7 +949,7 @@ type BridgeMessage struct {
 
 func (x *BridgeMessage) Reset() {
 	*x = BridgeMessage{}
-	mi := &file_xds_link_link_proto_msgTypes[0]
+	mi := &file_xds_link_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +961,7 @@ func (x *BridgeMessage) String() string {
 func (*BridgeMessage) ProtoMessage() {}
 
 func (x *BridgeMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[0]
+	mi := &file_xds_link_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +974,7 @@ func (x *BridgeMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgeMessage.ProtoReflect.Descriptor instead.
 func (*BridgeMessage) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{0}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BridgeMessage) GetMessage() isBridgeMessage_Message {
@@ -208,15 +1019,17 @@ func (*BridgeMessage_Report) isBridgeMessage_Message() {}
 func (*BridgeMessage_ProbeResult) isBridgeMessage_Message() {}
 
 type ControlMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Probe         *Probe                 `protobuf:"bytes,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Probe *Probe                 `protobuf:"bytes,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	// The signed manifest in force, sent when a bridge attaches and whenever it changes.
+	Manifest      []byte `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ControlMessage) Reset() {
 	*x = ControlMessage{}
-	mi := &file_xds_link_link_proto_msgTypes[1]
+	mi := &file_xds_link_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +1041,7 @@ func (x *ControlMessage) String() string {
 func (*ControlMessage) ProtoMessage() {}
 
 func (x *ControlMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[1]
+	mi := &file_xds_link_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,12 +1054,19 @@ func (x *ControlMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlMessage.ProtoReflect.Descriptor instead.
 func (*ControlMessage) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{1}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ControlMessage) GetProbe() *Probe {
 	if x != nil {
 		return x.Probe
+	}
+	return nil
+}
+
+func (x *ControlMessage) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
 	}
 	return nil
 }
@@ -264,16 +1084,20 @@ type Report struct {
 	Reason  string          `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	Keepers []*KeeperReport `protobuf:"bytes,6,rep,name=keepers,proto3" json:"keepers,omitempty"`
 	// What is left out of service, each with its reason.
-	Problems      []string           `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
-	Envoy         []*TypeStatus      `protobuf:"bytes,8,rep,name=envoy,proto3" json:"envoy,omitempty"`
-	Connectors    []*ConnectorStatus `protobuf:"bytes,9,rep,name=connectors,proto3" json:"connectors,omitempty"`
+	Problems   []string           `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	Envoy      []*TypeStatus      `protobuf:"bytes,8,rep,name=envoy,proto3" json:"envoy,omitempty"`
+	Connectors []*ConnectorStatus `protobuf:"bytes,9,rep,name=connectors,proto3" json:"connectors,omitempty"`
+	// Version of the manifest that it goes by.
+	ManifestVersion uint64 `protobuf:"varint,10,opt,name=manifest_version,json=manifestVersion,proto3" json:"manifest_version,omitempty"`
+	// Ids of the sealing keys that it can open records of: those in its keyring.
+	SealingKeys   []string `protobuf:"bytes,11,rep,name=sealing_keys,json=sealingKeys,proto3" json:"sealing_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_xds_link_link_proto_msgTypes[2]
+	mi := &file_xds_link_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -285,7 +1109,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[2]
+	mi := &file_xds_link_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -298,7 +1122,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{2}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Report) GetState() string {
@@ -364,6 +1188,20 @@ func (x *Report) GetConnectors() []*ConnectorStatus {
 	return nil
 }
 
+func (x *Report) GetManifestVersion() uint64 {
+	if x != nil {
+		return x.ManifestVersion
+	}
+	return 0
+}
+
+func (x *Report) GetSealingKeys() []string {
+	if x != nil {
+		return x.SealingKeys
+	}
+	return nil
+}
+
 type KeeperReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keeper        string                 `protobuf:"bytes,1,opt,name=keeper,proto3" json:"keeper,omitempty"`
@@ -375,7 +1213,7 @@ type KeeperReport struct {
 
 func (x *KeeperReport) Reset() {
 	*x = KeeperReport{}
-	mi := &file_xds_link_link_proto_msgTypes[3]
+	mi := &file_xds_link_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +1225,7 @@ func (x *KeeperReport) String() string {
 func (*KeeperReport) ProtoMessage() {}
 
 func (x *KeeperReport) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[3]
+	mi := &file_xds_link_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +1238,7 @@ func (x *KeeperReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeeperReport.ProtoReflect.Descriptor instead.
 func (*KeeperReport) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{3}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeeperReport) GetKeeper() string {
@@ -439,7 +1277,7 @@ type TypeStatus struct {
 
 func (x *TypeStatus) Reset() {
 	*x = TypeStatus{}
-	mi := &file_xds_link_link_proto_msgTypes[4]
+	mi := &file_xds_link_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +1289,7 @@ func (x *TypeStatus) String() string {
 func (*TypeStatus) ProtoMessage() {}
 
 func (x *TypeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[4]
+	mi := &file_xds_link_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +1302,7 @@ func (x *TypeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeStatus.ProtoReflect.Descriptor instead.
 func (*TypeStatus) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{4}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TypeStatus) GetNode() string {
@@ -525,7 +1363,7 @@ type ConnectorStatus struct {
 
 func (x *ConnectorStatus) Reset() {
 	*x = ConnectorStatus{}
-	mi := &file_xds_link_link_proto_msgTypes[5]
+	mi := &file_xds_link_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +1375,7 @@ func (x *ConnectorStatus) String() string {
 func (*ConnectorStatus) ProtoMessage() {}
 
 func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[5]
+	mi := &file_xds_link_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +1388,7 @@ func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
 func (*ConnectorStatus) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{5}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConnectorStatus) GetConnector() string {
@@ -617,7 +1455,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_xds_link_link_proto_msgTypes[6]
+	mi := &file_xds_link_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +1467,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[6]
+	mi := &file_xds_link_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +1480,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{6}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Probe) GetId() string {
@@ -727,7 +1565,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_xds_link_link_proto_msgTypes[7]
+	mi := &file_xds_link_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1577,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[7]
+	mi := &file_xds_link_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1590,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{7}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProbeResult) GetId() string {
@@ -815,7 +1653,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_xds_link_link_proto_msgTypes[8]
+	mi := &file_xds_link_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1665,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[8]
+	mi := &file_xds_link_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1678,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{8}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Model) GetId() string {
@@ -872,7 +1710,7 @@ type CustodyRequest struct {
 
 func (x *CustodyRequest) Reset() {
 	*x = CustodyRequest{}
-	mi := &file_xds_link_link_proto_msgTypes[9]
+	mi := &file_xds_link_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1722,7 @@ func (x *CustodyRequest) String() string {
 func (*CustodyRequest) ProtoMessage() {}
 
 func (x *CustodyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[9]
+	mi := &file_xds_link_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1735,7 @@ func (x *CustodyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CustodyRequest.ProtoReflect.Descriptor instead.
 func (*CustodyRequest) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{9}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{25}
 }
 
 type CustodyResponse struct {
@@ -912,7 +1750,7 @@ type CustodyResponse struct {
 
 func (x *CustodyResponse) Reset() {
 	*x = CustodyResponse{}
-	mi := &file_xds_link_link_proto_msgTypes[10]
+	mi := &file_xds_link_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1762,7 @@ func (x *CustodyResponse) String() string {
 func (*CustodyResponse) ProtoMessage() {}
 
 func (x *CustodyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[10]
+	mi := &file_xds_link_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1775,7 @@ func (x *CustodyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CustodyResponse.ProtoReflect.Descriptor instead.
 func (*CustodyResponse) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{10}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CustodyResponse) GetManifest() []byte {
@@ -963,7 +1801,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_xds_link_link_proto_msgTypes[11]
+	mi := &file_xds_link_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1813,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[11]
+	mi := &file_xds_link_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1826,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{11}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchRequest) GetFrom() uint64 {
@@ -1011,7 +1849,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_xds_link_link_proto_msgTypes[12]
+	mi := &file_xds_link_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1861,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[12]
+	mi := &file_xds_link_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1874,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{12}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchResponse) GetRecords() []*Record {
@@ -1069,7 +1907,8 @@ type Record struct {
 	Workspace string `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	Revision  uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	State     State  `protobuf:"varint,5,opt,name=state,proto3,enum=keybridge.link.v1.State" json:"state,omitempty"`
-	// seal.Sealed in binary form; empty when DELETED.
+	// seal.Sealed in binary form, with the symmetric wrap in place of the RSA one if there
+	// is one; empty when DELETED.
 	Sealed []byte `protobuf:"bytes,6,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	// Repository keys only.
 	Access Access `protobuf:"varint,7,opt,name=access,proto3,enum=keybridge.link.v1.Access" json:"access,omitempty"`
@@ -1083,7 +1922,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_xds_link_link_proto_msgTypes[13]
+	mi := &file_xds_link_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1934,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_xds_link_link_proto_msgTypes[13]
+	mi := &file_xds_link_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1947,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_xds_link_link_proto_rawDescGZIP(), []int{13}
+	return file_xds_link_link_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Record) GetType() string {
@@ -1178,13 +2017,62 @@ var File_xds_link_link_proto protoreflect.FileDescriptor
 
 const file_xds_link_link_proto_rawDesc = "" +
 	"\n" +
-	"\x13xds/link/link.proto\x12\x11keybridge.link.v1\"\x94\x01\n" +
+	"\x13xds/link/link.proto\x12\x11keybridge.link.v1\"\x12\n" +
+	"\x10CustodianRequest\"\xa2\x02\n" +
+	"\x0eCustodianState\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12\x18\n" +
+	"\akeyring\x18\x02 \x01(\fR\akeyring\x12\x16\n" +
+	"\x06staged\x18\x03 \x03(\fR\x06staged\x12<\n" +
+	"\abridges\x18\x04 \x03(\v2\".keybridge.link.v1.CustodianBridgeR\abridges\x12H\n" +
+	"\arecords\x18\x05 \x03(\v2..keybridge.link.v1.CustodianState.RecordsEntryR\arecords\x1a:\n" +
+	"\fRecordsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa7\x01\n" +
+	"\x0fCustodianBridge\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12)\n" +
+	"\x10manifest_version\x18\x04 \x01(\x04R\x0fmanifestVersion\x12!\n" +
+	"\fsealing_keys\x18\x05 \x03(\tR\vsealingKeys\"/\n" +
+	"\x13StageKeyringRequest\x12\x18\n" +
+	"\akeyring\x18\x01 \x01(\fR\akeyring\"\x16\n" +
+	"\x14StageKeyringResponse\"?\n" +
+	"\rCommitRequest\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12\x12\n" +
+	"\x04verb\x18\x02 \x01(\tR\x04verb\"\x10\n" +
+	"\x0eCommitResponse\"\x0f\n" +
+	"\rBackupRequest\":\n" +
+	"\fBackupRecord\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"A\n" +
+	"\x0fRestoreResponse\x12\x1a\n" +
+	"\brestored\x18\x01 \x01(\x04R\brestored\x12\x12\n" +
+	"\x04kept\x18\x02 \x01(\x04R\x04kept\"G\n" +
+	"\rRewrapRequest\x126\n" +
+	"\arecords\x18\x01 \x03(\v2\x1c.keybridge.link.v1.RewrappedR\arecords\"\x8c\x01\n" +
+	"\tRewrapped\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05suite\x18\x04 \x01(\rR\x05suite\x12\x15\n" +
+	"\x06key_id\x18\x05 \x01(\tR\x05keyId\x12\x14\n" +
+	"\x05value\x18\x06 \x01(\fR\x05value\"(\n" +
+	"\x0eRewrapResponse\x12\x16\n" +
+	"\x06stored\x18\x01 \x01(\rR\x06stored\"J\n" +
+	"\x10OriginalsRequest\x126\n" +
+	"\arecords\x18\x01 \x03(\v2\x1c.keybridge.link.v1.RecordRefR\arecords\"/\n" +
+	"\tRecordRef\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"H\n" +
+	"\x11OriginalsResponse\x123\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.keybridge.link.v1.RecordR\arecords\"\x94\x01\n" +
 	"\rBridgeMessage\x123\n" +
 	"\x06report\x18\x01 \x01(\v2\x19.keybridge.link.v1.ReportH\x00R\x06report\x12C\n" +
 	"\fprobe_result\x18\x02 \x01(\v2\x1e.keybridge.link.v1.ProbeResultH\x00R\vprobeResultB\t\n" +
-	"\amessage\"@\n" +
+	"\amessage\"\\\n" +
 	"\x0eControlMessage\x12.\n" +
-	"\x05probe\x18\x01 \x01(\v2\x18.keybridge.link.v1.ProbeR\x05probe\"\xcc\x02\n" +
+	"\x05probe\x18\x01 \x01(\v2\x18.keybridge.link.v1.ProbeR\x05probe\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"\x9a\x03\n" +
 	"\x06Report\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1196,7 +2084,10 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\x05envoy\x18\b \x03(\v2\x1d.keybridge.link.v1.TypeStatusR\x05envoy\x12B\n" +
 	"\n" +
 	"connectors\x18\t \x03(\v2\".keybridge.link.v1.ConnectorStatusR\n" +
-	"connectors\"T\n" +
+	"connectors\x12)\n" +
+	"\x10manifest_version\x18\n" +
+	" \x01(\x04R\x0fmanifestVersion\x12!\n" +
+	"\fsealing_keys\x18\v \x03(\tR\vsealingKeys\"T\n" +
 	"\fKeeperReport\x12\x16\n" +
 	"\x06keeper\x18\x01 \x01(\tR\x06keeper\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -1271,11 +2162,19 @@ const file_xds_link_link_proto_rawDesc = "" +
 	"\vACCESS_NONE\x10\x00\x12\b\n" +
 	"\x04READ\x10\x01\x12\t\n" +
 	"\x05WRITE\x10\x02\x12\t\n" +
-	"\x05ADMIN\x10\x032\xf9\x01\n" +
+	"\x05ADMIN\x10\x032\xa0\x03\n" +
 	"\x04Link\x12P\n" +
 	"\aCustody\x12!.keybridge.link.v1.CustodyRequest\x1a\".keybridge.link.v1.CustodyResponse\x12L\n" +
 	"\x05Watch\x12\x1f.keybridge.link.v1.WatchRequest\x1a .keybridge.link.v1.WatchResponse0\x01\x12Q\n" +
-	"\x06Attach\x12 .keybridge.link.v1.BridgeMessage\x1a!.keybridge.link.v1.ControlMessage(\x010\x01B\x19Z\x17keybridge/xds/link;linkb\x06proto3"
+	"\x06Attach\x12 .keybridge.link.v1.BridgeMessage\x1a!.keybridge.link.v1.ControlMessage(\x010\x01\x12M\n" +
+	"\x06Rewrap\x12 .keybridge.link.v1.RewrapRequest\x1a!.keybridge.link.v1.RewrapResponse\x12V\n" +
+	"\tOriginals\x12#.keybridge.link.v1.OriginalsRequest\x1a$.keybridge.link.v1.OriginalsResponse2\xa8\x03\n" +
+	"\tCustodian\x12Q\n" +
+	"\aCustody\x12#.keybridge.link.v1.CustodianRequest\x1a!.keybridge.link.v1.CustodianState\x12X\n" +
+	"\x05Stage\x12&.keybridge.link.v1.StageKeyringRequest\x1a'.keybridge.link.v1.StageKeyringResponse\x12M\n" +
+	"\x06Commit\x12 .keybridge.link.v1.CommitRequest\x1a!.keybridge.link.v1.CommitResponse\x12M\n" +
+	"\x06Backup\x12 .keybridge.link.v1.BackupRequest\x1a\x1f.keybridge.link.v1.BackupRecord0\x01\x12P\n" +
+	"\aRestore\x12\x1f.keybridge.link.v1.BackupRecord\x1a\".keybridge.link.v1.RestoreResponse(\x01B\x19Z\x17keybridge/xds/link;linkb\x06proto3"
 
 var (
 	file_xds_link_link_proto_rawDescOnce sync.Once
@@ -1290,47 +2189,83 @@ func file_xds_link_link_proto_rawDescGZIP() []byte {
 }
 
 var file_xds_link_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_xds_link_link_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_xds_link_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_xds_link_link_proto_goTypes = []any{
-	(State)(0),              // 0: keybridge.link.v1.State
-	(Access)(0),             // 1: keybridge.link.v1.Access
-	(*BridgeMessage)(nil),   // 2: keybridge.link.v1.BridgeMessage
-	(*ControlMessage)(nil),  // 3: keybridge.link.v1.ControlMessage
-	(*Report)(nil),          // 4: keybridge.link.v1.Report
-	(*KeeperReport)(nil),    // 5: keybridge.link.v1.KeeperReport
-	(*TypeStatus)(nil),      // 6: keybridge.link.v1.TypeStatus
-	(*ConnectorStatus)(nil), // 7: keybridge.link.v1.ConnectorStatus
-	(*Probe)(nil),           // 8: keybridge.link.v1.Probe
-	(*ProbeResult)(nil),     // 9: keybridge.link.v1.ProbeResult
-	(*Model)(nil),           // 10: keybridge.link.v1.Model
-	(*CustodyRequest)(nil),  // 11: keybridge.link.v1.CustodyRequest
-	(*CustodyResponse)(nil), // 12: keybridge.link.v1.CustodyResponse
-	(*WatchRequest)(nil),    // 13: keybridge.link.v1.WatchRequest
-	(*WatchResponse)(nil),   // 14: keybridge.link.v1.WatchResponse
-	(*Record)(nil),          // 15: keybridge.link.v1.Record
+	(State)(0),                   // 0: keybridge.link.v1.State
+	(Access)(0),                  // 1: keybridge.link.v1.Access
+	(*CustodianRequest)(nil),     // 2: keybridge.link.v1.CustodianRequest
+	(*CustodianState)(nil),       // 3: keybridge.link.v1.CustodianState
+	(*CustodianBridge)(nil),      // 4: keybridge.link.v1.CustodianBridge
+	(*StageKeyringRequest)(nil),  // 5: keybridge.link.v1.StageKeyringRequest
+	(*StageKeyringResponse)(nil), // 6: keybridge.link.v1.StageKeyringResponse
+	(*CommitRequest)(nil),        // 7: keybridge.link.v1.CommitRequest
+	(*CommitResponse)(nil),       // 8: keybridge.link.v1.CommitResponse
+	(*BackupRequest)(nil),        // 9: keybridge.link.v1.BackupRequest
+	(*BackupRecord)(nil),         // 10: keybridge.link.v1.BackupRecord
+	(*RestoreResponse)(nil),      // 11: keybridge.link.v1.RestoreResponse
+	(*RewrapRequest)(nil),        // 12: keybridge.link.v1.RewrapRequest
+	(*Rewrapped)(nil),            // 13: keybridge.link.v1.Rewrapped
+	(*RewrapResponse)(nil),       // 14: keybridge.link.v1.RewrapResponse
+	(*OriginalsRequest)(nil),     // 15: keybridge.link.v1.OriginalsRequest
+	(*RecordRef)(nil),            // 16: keybridge.link.v1.RecordRef
+	(*OriginalsResponse)(nil),    // 17: keybridge.link.v1.OriginalsResponse
+	(*BridgeMessage)(nil),        // 18: keybridge.link.v1.BridgeMessage
+	(*ControlMessage)(nil),       // 19: keybridge.link.v1.ControlMessage
+	(*Report)(nil),               // 20: keybridge.link.v1.Report
+	(*KeeperReport)(nil),         // 21: keybridge.link.v1.KeeperReport
+	(*TypeStatus)(nil),           // 22: keybridge.link.v1.TypeStatus
+	(*ConnectorStatus)(nil),      // 23: keybridge.link.v1.ConnectorStatus
+	(*Probe)(nil),                // 24: keybridge.link.v1.Probe
+	(*ProbeResult)(nil),          // 25: keybridge.link.v1.ProbeResult
+	(*Model)(nil),                // 26: keybridge.link.v1.Model
+	(*CustodyRequest)(nil),       // 27: keybridge.link.v1.CustodyRequest
+	(*CustodyResponse)(nil),      // 28: keybridge.link.v1.CustodyResponse
+	(*WatchRequest)(nil),         // 29: keybridge.link.v1.WatchRequest
+	(*WatchResponse)(nil),        // 30: keybridge.link.v1.WatchResponse
+	(*Record)(nil),               // 31: keybridge.link.v1.Record
+	nil,                          // 32: keybridge.link.v1.CustodianState.RecordsEntry
 }
 var file_xds_link_link_proto_depIdxs = []int32{
-	4,  // 0: keybridge.link.v1.BridgeMessage.report:type_name -> keybridge.link.v1.Report
-	9,  // 1: keybridge.link.v1.BridgeMessage.probe_result:type_name -> keybridge.link.v1.ProbeResult
-	8,  // 2: keybridge.link.v1.ControlMessage.probe:type_name -> keybridge.link.v1.Probe
-	5,  // 3: keybridge.link.v1.Report.keepers:type_name -> keybridge.link.v1.KeeperReport
-	6,  // 4: keybridge.link.v1.Report.envoy:type_name -> keybridge.link.v1.TypeStatus
-	7,  // 5: keybridge.link.v1.Report.connectors:type_name -> keybridge.link.v1.ConnectorStatus
-	10, // 6: keybridge.link.v1.ProbeResult.models:type_name -> keybridge.link.v1.Model
-	15, // 7: keybridge.link.v1.WatchResponse.records:type_name -> keybridge.link.v1.Record
-	0,  // 8: keybridge.link.v1.Record.state:type_name -> keybridge.link.v1.State
-	1,  // 9: keybridge.link.v1.Record.access:type_name -> keybridge.link.v1.Access
-	11, // 10: keybridge.link.v1.Link.Custody:input_type -> keybridge.link.v1.CustodyRequest
-	13, // 11: keybridge.link.v1.Link.Watch:input_type -> keybridge.link.v1.WatchRequest
-	2,  // 12: keybridge.link.v1.Link.Attach:input_type -> keybridge.link.v1.BridgeMessage
-	12, // 13: keybridge.link.v1.Link.Custody:output_type -> keybridge.link.v1.CustodyResponse
-	14, // 14: keybridge.link.v1.Link.Watch:output_type -> keybridge.link.v1.WatchResponse
-	3,  // 15: keybridge.link.v1.Link.Attach:output_type -> keybridge.link.v1.ControlMessage
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 0: keybridge.link.v1.CustodianState.bridges:type_name -> keybridge.link.v1.CustodianBridge
+	32, // 1: keybridge.link.v1.CustodianState.records:type_name -> keybridge.link.v1.CustodianState.RecordsEntry
+	13, // 2: keybridge.link.v1.RewrapRequest.records:type_name -> keybridge.link.v1.Rewrapped
+	16, // 3: keybridge.link.v1.OriginalsRequest.records:type_name -> keybridge.link.v1.RecordRef
+	31, // 4: keybridge.link.v1.OriginalsResponse.records:type_name -> keybridge.link.v1.Record
+	20, // 5: keybridge.link.v1.BridgeMessage.report:type_name -> keybridge.link.v1.Report
+	25, // 6: keybridge.link.v1.BridgeMessage.probe_result:type_name -> keybridge.link.v1.ProbeResult
+	24, // 7: keybridge.link.v1.ControlMessage.probe:type_name -> keybridge.link.v1.Probe
+	21, // 8: keybridge.link.v1.Report.keepers:type_name -> keybridge.link.v1.KeeperReport
+	22, // 9: keybridge.link.v1.Report.envoy:type_name -> keybridge.link.v1.TypeStatus
+	23, // 10: keybridge.link.v1.Report.connectors:type_name -> keybridge.link.v1.ConnectorStatus
+	26, // 11: keybridge.link.v1.ProbeResult.models:type_name -> keybridge.link.v1.Model
+	31, // 12: keybridge.link.v1.WatchResponse.records:type_name -> keybridge.link.v1.Record
+	0,  // 13: keybridge.link.v1.Record.state:type_name -> keybridge.link.v1.State
+	1,  // 14: keybridge.link.v1.Record.access:type_name -> keybridge.link.v1.Access
+	27, // 15: keybridge.link.v1.Link.Custody:input_type -> keybridge.link.v1.CustodyRequest
+	29, // 16: keybridge.link.v1.Link.Watch:input_type -> keybridge.link.v1.WatchRequest
+	18, // 17: keybridge.link.v1.Link.Attach:input_type -> keybridge.link.v1.BridgeMessage
+	12, // 18: keybridge.link.v1.Link.Rewrap:input_type -> keybridge.link.v1.RewrapRequest
+	15, // 19: keybridge.link.v1.Link.Originals:input_type -> keybridge.link.v1.OriginalsRequest
+	2,  // 20: keybridge.link.v1.Custodian.Custody:input_type -> keybridge.link.v1.CustodianRequest
+	5,  // 21: keybridge.link.v1.Custodian.Stage:input_type -> keybridge.link.v1.StageKeyringRequest
+	7,  // 22: keybridge.link.v1.Custodian.Commit:input_type -> keybridge.link.v1.CommitRequest
+	9,  // 23: keybridge.link.v1.Custodian.Backup:input_type -> keybridge.link.v1.BackupRequest
+	10, // 24: keybridge.link.v1.Custodian.Restore:input_type -> keybridge.link.v1.BackupRecord
+	28, // 25: keybridge.link.v1.Link.Custody:output_type -> keybridge.link.v1.CustodyResponse
+	30, // 26: keybridge.link.v1.Link.Watch:output_type -> keybridge.link.v1.WatchResponse
+	19, // 27: keybridge.link.v1.Link.Attach:output_type -> keybridge.link.v1.ControlMessage
+	14, // 28: keybridge.link.v1.Link.Rewrap:output_type -> keybridge.link.v1.RewrapResponse
+	17, // 29: keybridge.link.v1.Link.Originals:output_type -> keybridge.link.v1.OriginalsResponse
+	3,  // 30: keybridge.link.v1.Custodian.Custody:output_type -> keybridge.link.v1.CustodianState
+	6,  // 31: keybridge.link.v1.Custodian.Stage:output_type -> keybridge.link.v1.StageKeyringResponse
+	8,  // 32: keybridge.link.v1.Custodian.Commit:output_type -> keybridge.link.v1.CommitResponse
+	10, // 33: keybridge.link.v1.Custodian.Backup:output_type -> keybridge.link.v1.BackupRecord
+	11, // 34: keybridge.link.v1.Custodian.Restore:output_type -> keybridge.link.v1.RestoreResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_xds_link_link_proto_init() }
@@ -1338,7 +2273,7 @@ func file_xds_link_link_proto_init() {
 	if File_xds_link_link_proto != nil {
 		return
 	}
-	file_xds_link_link_proto_msgTypes[0].OneofWrappers = []any{
+	file_xds_link_link_proto_msgTypes[16].OneofWrappers = []any{
 		(*BridgeMessage_Report)(nil),
 		(*BridgeMessage_ProbeResult)(nil),
 	}
@@ -1348,9 +2283,9 @@ func file_xds_link_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_xds_link_link_proto_rawDesc), len(file_xds_link_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   31,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_xds_link_link_proto_goTypes,
 		DependencyIndexes: file_xds_link_link_proto_depIdxs,

@@ -22,9 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Link_Custody_FullMethodName = "/keybridge.link.v1.Link/Custody"
-	Link_Watch_FullMethodName   = "/keybridge.link.v1.Link/Watch"
-	Link_Attach_FullMethodName  = "/keybridge.link.v1.Link/Attach"
+	Link_Custody_FullMethodName   = "/keybridge.link.v1.Link/Custody"
+	Link_Watch_FullMethodName     = "/keybridge.link.v1.Link/Watch"
+	Link_Attach_FullMethodName    = "/keybridge.link.v1.Link/Attach"
+	Link_Rewrap_FullMethodName    = "/keybridge.link.v1.Link/Rewrap"
+	Link_Originals_FullMethodName = "/keybridge.link.v1.Link/Originals"
 )
 
 // LinkClient is the client API for Link service.
@@ -39,6 +41,14 @@ type LinkClient interface {
 	// Attach is the way back. The bridge opens it, says hello with its first Report and
 	// then reports as things change; the control plane sends probes over it.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BridgeMessage, ControlMessage], error)
+	// Rewrap takes back more wraps of records' keys: under a symmetric record key, so that
+	// a restart needs no RSA operation, or under the sealing key now current. Only wraps
+	// change; each is a compare-and-swap on the version of the secret.
+	Rewrap(ctx context.Context, in *RewrapRequest, opts ...grpc.CallOption) (*RewrapResponse, error)
+	// Originals returns records with their RSA wrap, whatever Watch sends: those named, or,
+	// with none named, some that are not sealed to the current sealing key, each to one
+	// bridge at a time.
+	Originals(ctx context.Context, in *OriginalsRequest, opts ...grpc.CallOption) (*OriginalsResponse, error)
 }
 
 type linkClient struct {
@@ -91,6 +101,26 @@ func (c *linkClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_AttachClient = grpc.BidiStreamingClient[BridgeMessage, ControlMessage]
 
+func (c *linkClient) Rewrap(ctx context.Context, in *RewrapRequest, opts ...grpc.CallOption) (*RewrapResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RewrapResponse)
+	err := c.cc.Invoke(ctx, Link_Rewrap_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *linkClient) Originals(ctx context.Context, in *OriginalsRequest, opts ...grpc.CallOption) (*OriginalsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OriginalsResponse)
+	err := c.cc.Invoke(ctx, Link_Originals_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LinkServer is the server API for Link service.
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
@@ -103,6 +133,14 @@ type LinkServer interface {
 	// Attach is the way back. The bridge opens it, says hello with its first Report and
 	// then reports as things change; the control plane sends probes over it.
 	Attach(grpc.BidiStreamingServer[BridgeMessage, ControlMessage]) error
+	// Rewrap takes back more wraps of records' keys: under a symmetric record key, so that
+	// a restart needs no RSA operation, or under the sealing key now current. Only wraps
+	// change; each is a compare-and-swap on the version of the secret.
+	Rewrap(context.Context, *RewrapRequest) (*RewrapResponse, error)
+	// Originals returns records with their RSA wrap, whatever Watch sends: those named, or,
+	// with none named, some that are not sealed to the current sealing key, each to one
+	// bridge at a time.
+	Originals(context.Context, *OriginalsRequest) (*OriginalsResponse, error)
 	mustEmbedUnimplementedLinkServer()
 }
 
@@ -121,6 +159,12 @@ func (UnimplementedLinkServer) Watch(*WatchRequest, grpc.ServerStreamingServer[W
 }
 func (UnimplementedLinkServer) Attach(grpc.BidiStreamingServer[BridgeMessage, ControlMessage]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedLinkServer) Rewrap(context.Context, *RewrapRequest) (*RewrapResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rewrap not implemented")
+}
+func (UnimplementedLinkServer) Originals(context.Context, *OriginalsRequest) (*OriginalsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Originals not implemented")
 }
 func (UnimplementedLinkServer) mustEmbedUnimplementedLinkServer() {}
 func (UnimplementedLinkServer) testEmbeddedByValue()              {}
@@ -179,6 +223,42 @@ func _Link_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_AttachServer = grpc.BidiStreamingServer[BridgeMessage, ControlMessage]
 
+func _Link_Rewrap_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RewrapRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LinkServer).Rewrap(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Link_Rewrap_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LinkServer).Rewrap(ctx, req.(*RewrapRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Link_Originals_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OriginalsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LinkServer).Originals(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Link_Originals_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LinkServer).Originals(ctx, req.(*OriginalsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Link_ServiceDesc is the grpc.ServiceDesc for Link service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -189,6 +269,14 @@ var Link_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Custody",
 			Handler:    _Link_Custody_Handler,
+		},
+		{
+			MethodName: "Rewrap",
+			Handler:    _Link_Rewrap_Handler,
+		},
+		{
+			MethodName: "Originals",
+			Handler:    _Link_Originals_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -201,6 +289,279 @@ var Link_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Attach",
 			Handler:       _Link_Attach_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "xds/link/link.proto",
+}
+
+const (
+	Custodian_Custody_FullMethodName = "/keybridge.link.v1.Custodian/Custody"
+	Custodian_Stage_FullMethodName   = "/keybridge.link.v1.Custodian/Stage"
+	Custodian_Commit_FullMethodName  = "/keybridge.link.v1.Custodian/Commit"
+	Custodian_Backup_FullMethodName  = "/keybridge.link.v1.Custodian/Backup"
+	Custodian_Restore_FullMethodName = "/keybridge.link.v1.Custodian/Restore"
+)
+
+// CustodianClient is the client API for Custodian service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Custodian is how an operator in a ceremony talks to the control plane. It serves a
+// peer with a certificate that the operator root has signed (identity.RoleOperator), nobody else.
+type CustodianClient interface {
+	// Custody returns what is in force, what is staged and how far every bridge is.
+	Custody(ctx context.Context, in *CustodianRequest, opts ...grpc.CallOption) (*CustodianState, error)
+	// Stage keeps a wrapped keyring beside the one in force. Staging the same again does nothing.
+	Stage(ctx context.Context, in *StageKeyringRequest, opts ...grpc.CallOption) (*StageKeyringResponse, error)
+	// Commit puts a signed manifest in force: the one compare-and-swap of a ceremony. Its
+	// version follows that of the manifest in force, and the keyring that it names is in
+	// force or staged; staged ones that it does not name are dropped.
+	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
+	// Backup streams every record of the store, sealed as it is, the custody first.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupRecord], error)
+	// Restore takes records back. Those that exist are left as they are; the custody in
+	// force is kept, so that old records open with the newest keyring.
+	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[BackupRecord, RestoreResponse], error)
+}
+
+type custodianClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCustodianClient(cc grpc.ClientConnInterface) CustodianClient {
+	return &custodianClient{cc}
+}
+
+func (c *custodianClient) Custody(ctx context.Context, in *CustodianRequest, opts ...grpc.CallOption) (*CustodianState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CustodianState)
+	err := c.cc.Invoke(ctx, Custodian_Custody_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *custodianClient) Stage(ctx context.Context, in *StageKeyringRequest, opts ...grpc.CallOption) (*StageKeyringResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StageKeyringResponse)
+	err := c.cc.Invoke(ctx, Custodian_Stage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *custodianClient) Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitResponse)
+	err := c.cc.Invoke(ctx, Custodian_Commit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *custodianClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupRecord], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Custodian_ServiceDesc.Streams[0], Custodian_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupRecord]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Custodian_BackupClient = grpc.ServerStreamingClient[BackupRecord]
+
+func (c *custodianClient) Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[BackupRecord, RestoreResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Custodian_ServiceDesc.Streams[1], Custodian_Restore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRecord, RestoreResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Custodian_RestoreClient = grpc.ClientStreamingClient[BackupRecord, RestoreResponse]
+
+// CustodianServer is the server API for Custodian service.
+// All implementations must embed UnimplementedCustodianServer
+// for forward compatibility.
+//
+// Custodian is how an operator in a ceremony talks to the control plane. It serves a
+// peer with a certificate that the operator root has signed (identity.RoleOperator), nobody else.
+type CustodianServer interface {
+	// Custody returns what is in force, what is staged and how far every bridge is.
+	Custody(context.Context, *CustodianRequest) (*CustodianState, error)
+	// Stage keeps a wrapped keyring beside the one in force. Staging the same again does nothing.
+	Stage(context.Context, *StageKeyringRequest) (*StageKeyringResponse, error)
+	// Commit puts a signed manifest in force: the one compare-and-swap of a ceremony. Its
+	// version follows that of the manifest in force, and the keyring that it names is in
+	// force or staged; staged ones that it does not name are dropped.
+	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
+	// Backup streams every record of the store, sealed as it is, the custody first.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupRecord]) error
+	// Restore takes records back. Those that exist are left as they are; the custody in
+	// force is kept, so that old records open with the newest keyring.
+	Restore(grpc.ClientStreamingServer[BackupRecord, RestoreResponse]) error
+	mustEmbedUnimplementedCustodianServer()
+}
+
+// UnimplementedCustodianServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCustodianServer struct{}
+
+func (UnimplementedCustodianServer) Custody(context.Context, *CustodianRequest) (*CustodianState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Custody not implemented")
+}
+func (UnimplementedCustodianServer) Stage(context.Context, *StageKeyringRequest) (*StageKeyringResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stage not implemented")
+}
+func (UnimplementedCustodianServer) Commit(context.Context, *CommitRequest) (*CommitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Commit not implemented")
+}
+func (UnimplementedCustodianServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupRecord]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedCustodianServer) Restore(grpc.ClientStreamingServer[BackupRecord, RestoreResponse]) error {
+	return status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedCustodianServer) mustEmbedUnimplementedCustodianServer() {}
+func (UnimplementedCustodianServer) testEmbeddedByValue()                   {}
+
+// UnsafeCustodianServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CustodianServer will
+// result in compilation errors.
+type UnsafeCustodianServer interface {
+	mustEmbedUnimplementedCustodianServer()
+}
+
+func RegisterCustodianServer(s grpc.ServiceRegistrar, srv CustodianServer) {
+	// If the following call panics, it indicates UnimplementedCustodianServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Custodian_ServiceDesc, srv)
+}
+
+func _Custodian_Custody_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CustodianRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CustodianServer).Custody(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Custodian_Custody_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CustodianServer).Custody(ctx, req.(*CustodianRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Custodian_Stage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StageKeyringRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CustodianServer).Stage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Custodian_Stage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CustodianServer).Stage(ctx, req.(*StageKeyringRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Custodian_Commit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CustodianServer).Commit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Custodian_Commit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CustodianServer).Commit(ctx, req.(*CommitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Custodian_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CustodianServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupRecord]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Custodian_BackupServer = grpc.ServerStreamingServer[BackupRecord]
+
+func _Custodian_Restore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CustodianServer).Restore(&grpc.GenericServerStream[BackupRecord, RestoreResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Custodian_RestoreServer = grpc.ClientStreamingServer[BackupRecord, RestoreResponse]
+
+// Custodian_ServiceDesc is the grpc.ServiceDesc for Custodian service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Custodian_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "keybridge.link.v1.Custodian",
+	HandlerType: (*CustodianServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Custody",
+			Handler:    _Custodian_Custody_Handler,
+		},
+		{
+			MethodName: "Stage",
+			Handler:    _Custodian_Stage_Handler,
+		},
+		{
+			MethodName: "Commit",
+			Handler:    _Custodian_Commit_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Backup",
+			Handler:       _Custodian_Backup_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Restore",
+			Handler:       _Custodian_Restore_Handler,
 			ClientStreams: true,
 		},
 	},
