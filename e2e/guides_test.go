@@ -88,8 +88,41 @@ func guide(page string) (string, error) {
 }
 
 func runGuide(t *testing.T, root, script string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // what first-object.md promises
-	defer cancel()
+	p := startProviders(t)
+	dir := shortDir(t)
+	var output bytes.Buffer
+	s, err := stack.Start(stack.Config{Binary: binary, Dir: filepath.Join(dir, ".state"), Output: &output})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+		defer cancel()
+		if err := s.Stop(ctx); err != nil {
+			t.Errorf("%v\n%s", err, output.String())
+		}
+	})
+	if _, err := s.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t, root, dir, script, func() string {
+		control, _ := s.Log(stack.Control)
+		bridge, _ := s.Log(stack.Bridge)
+		return "--- control\n" + tail(control) + "\n--- bridge\n" + tail(bridge)
+	})
+}
+
+// guideProviders are the real providers beside which a page is run.
+type guideProviders struct {
+	s3       *provider.S3
+	ai       *provider.OpenAI
+	claude   *provider.Anthropic
+	recorded *httptest.Server // what s3 was asked, for a page's curl
+}
+
+func startProviders(t *testing.T) guideProviders {
+	t.Helper()
+	ctx := t.Context()
 	s3, err := provider.StartS3(ctx, provider.S3Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -112,27 +145,25 @@ func runGuide(t *testing.T, root, script string) {
 		_ = json.NewEncoder(w).Encode(s3.Requests()) // the guide's curl is waiting
 	}))
 	t.Cleanup(recorded.Close)
+	return guideProviders{s3, ai, claude, recorded}
+}
 
-	dir, err := os.MkdirTemp("", "kb-") // short, because a unix socket's path has 107 bytes
+// shortDir is a directory with a short path, because that of a unix socket has 107 bytes.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kb-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closing(t, func() error { return os.RemoveAll(dir) }) })
-	var output bytes.Buffer
-	s, err := stack.Start(stack.Config{Binary: binary, Dir: filepath.Join(dir, ".state"), Output: &output})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
-		defer cancel()
-		if err := s.Stop(ctx); err != nil {
-			t.Errorf("%v\n%s", err, output.String())
-		}
-	})
-	if _, err := s.Ready(ctx); err != nil {
-		t.Fatal(err)
-	}
+	return dir
+}
+
+// run runs a page's script in dir; logs is what is shown when it fails.
+func (p guideProviders) run(t *testing.T, root, dir, script string, logs func() string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // what first-object.md promises
+	defer cancel()
 	versitygw, err := provider.Versitygw()
 	if err != nil {
 		t.Fatal(err)
@@ -161,9 +192,9 @@ func runGuide(t *testing.T, root, script string) {
 	cmd.Env = []string{
 		"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LANG=C.UTF-8",
 		"ENVOY=" + envoyPath, "AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",
-		"TEST_S3=" + s3.URL(), "TEST_S3_KEY_ID=" + s3.Access, "TEST_S3_SECRET=" + s3.Secret, "TEST_RECORDED_S3=" + recorded.URL,
-		"TEST_AI=" + ai.Endpoint(), "TEST_AI_KEY=" + ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
-		"TEST_CLAUDE=" + claude.Endpoint(), "TEST_CLAUDE_KEY=" + claude.Key, "TEST_CLAUDE_MODEL=" + provider.ClaudeModels[0],
+		"TEST_S3=" + p.s3.URL(), "TEST_S3_KEY_ID=" + p.s3.Access, "TEST_S3_SECRET=" + p.s3.Secret, "TEST_RECORDED_S3=" + p.recorded.URL,
+		"TEST_AI=" + p.ai.Endpoint(), "TEST_AI_KEY=" + p.ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
+		"TEST_CLAUDE=" + p.claude.Endpoint(), "TEST_CLAUDE_KEY=" + p.claude.Key, "TEST_CLAUDE_MODEL=" + provider.ClaudeModels[0],
 		"TEST_VERSITYGW=" + versitygw,
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -171,12 +202,10 @@ func runGuide(t *testing.T, root, script string) {
 	begin := time.Now()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		control, _ := s.Log(stack.Control)
-		bridge, _ := s.Log(stack.Bridge)
-		t.Fatalf("%v\n%s\n--- control\n%s\n--- bridge\n%s", err, out, tail(control), tail(bridge))
+		t.Fatalf("%v\n%s\n%s", err, out, logs())
 	}
 	t.Logf("%.1f s\n%s", time.Since(begin).Seconds(), out)
-	for _, secret := range []string{s3.Secret, ai.Key, claude.Key} {
+	for _, secret := range []string{p.s3.Secret, p.ai.Key, p.claude.Key} {
 		if bytes.Contains(out, []byte(secret)) {
 			t.Error("a provider's secret is on the screen")
 		}
