@@ -44,7 +44,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	f := cmd.Flags()
 	dir := f.String("dir", "", "state directory with identity.key; the sockets for Envoy are made here")
 	root := f.String("operator-root", "", "public half of the operator root")
-	manifest := f.String("manifest", "", "signed manifest; newer ones are learned from keepers and control plane")
+	manifest := f.String("manifest", "", "signed manifest to start with; newer ones are learned from keepers and control plane, and kept in --dir")
 	control := f.String("control", "", "control plane, host:port")
 	keepers := f.StringArray("keeper", nil, "keeper as name=host:port; repeat")
 	health := f.String("health", "", "address for /live, /ready and /metrics, e.g. 127.0.0.1:7080; empty: none")
@@ -134,12 +134,17 @@ func loadIdentity(dir, root, manifest string) (*identity.Identity, *identity.Tru
 	if err != nil {
 		return nil, nil, err
 	}
-	trust := identity.NewTrust(pub)
+	// The newest manifest is kept in dir: after a restart a store, or a --manifest, that
+	// went back behind it is refused.
+	trust, err := identity.OpenTrust(pub, filepath.Join(dir, manifestFile))
+	if err != nil {
+		return nil, nil, err
+	}
 	signed, err := os.ReadFile(manifest)
 	if err != nil {
 		return nil, nil, fmt.Errorf("manifest: %w", err)
 	}
-	if _, err := trust.Update(signed); err != nil {
+	if _, err := trust.Update(signed); err != nil && !errors.Is(err, identity.ErrStale) {
 		return nil, nil, fmt.Errorf("manifest %s: %w", manifest, err)
 	}
 	return id, trust, nil

@@ -69,6 +69,10 @@ func controlCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		trust, err := identity.OpenTrust(pub, filepath.Join(*dir, manifestFile))
+		if err != nil {
+			return err
+		}
 		records, err := bolt.Open(*path)
 		if err != nil {
 			return err
@@ -84,7 +88,7 @@ func controlCommand() *cobra.Command {
 		defer func() { err = errors.Join(err, events.Close()) }()
 		slog.Info("audit log", "head", events.Head().String()) // kept elsewhere, it shows lines cut off the end
 		c := &control{
-			store: records, audit: events, trust: identity.NewTrust(pub), endpoints: endpoints, listeners: configured,
+			store: records, audit: events, trust: trust, endpoints: endpoints, listeners: configured,
 			admin: *admin, bridges: *bridges, metrics: *metrics,
 		}
 		return c.run(cmd.Context(), id)
@@ -110,7 +114,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 		return err
 	}
 	custody := rec.(*store.Custody)
-	if _, err := c.trust.Update(custody.Manifest); err != nil {
+	if _, err := c.trust.Update(custody.Manifest); errors.Is(err, identity.ErrStale) {
+		return fmt.Errorf("the store was rolled back, who was revoked since would be let in again: start with the newest store, and take what is missing there from the backup with \"keybridge restore\": %w", err)
+	} else if err != nil {
 		return fmt.Errorf("manifest in the store: %w", err)
 	}
 
