@@ -122,6 +122,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 			if err != nil {
 				return "", "", err
 			}
+			if peer.Role != identity.RoleBridge {
+				return "", "", fmt.Errorf("%s %q is not a bridge", peer.Role, peer.Name)
+			}
 			group, err = feed.Group(ctx, peer.Workspaces)
 			return peer.Name, group, err
 		},
