@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
 	"keybridge/keyshare/identity"
@@ -113,6 +112,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	if _, err := c.trust.Update(custody.Manifest); err != nil {
 		return fmt.Errorf("manifest in the store: %w", err)
 	}
+	if err := id.Follow(c.trust); err != nil {
+		return err
+	}
 
 	var feed *snapshot.Feed
 	ads, err := xds.NewServer(xds.Config{
@@ -136,7 +138,7 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	defer ads.Close()
 	feed = snapshot.New(snapshot.Config{Store: c.store, Sink: ads, Listeners: c.listeners, Log: slog.Default()})
 	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(identity.ServerTLS(id, c.trust, identity.RoleBridge))),
+		grpc.Creds(c.trust.Credentials(identity.ServerTLS(id, c.trust, identity.RoleBridge))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	ads.Register(server)
