@@ -242,8 +242,8 @@ func (t *Trust) verify(cs tls.ConnectionState, name string, accept ...Role) (Pee
 	if !ok || !slices.Contains(accept, p.Role) {
 		return Peer{}, fmt.Errorf("peer with key %s, accepted roles %v: %w", fingerprint(cert.RawSubjectPublicKeyInfo), accept, ErrNotEnrolled)
 	}
-	if !p.Until.IsZero() && !t.now().Before(p.Until) {
-		return Peer{}, fmt.Errorf("%s %s: its enrolment ended at %s: %w", p.Role, p.Name, p.Until.Format(time.RFC3339), ErrNotEnrolled)
+	if err := t.ended(p); err != nil {
+		return Peer{}, err
 	}
 	p.Key = key
 	// The manifest decides; a certificate that says otherwise is a process that
@@ -262,6 +262,26 @@ func (t *Trust) now() time.Time {
 		return t.Clock()
 	}
 	return time.Now()
+}
+
+// Enrolled says until when the manifest in force lists an own identity, zero for ever,
+// or ErrNotEnrolled.
+func (t *Trust) Enrolled(id *Identity) (until time.Time, err error) {
+	t.mu.Lock() // not between a new manifest and what it means for id's key
+	defer t.mu.Unlock()
+	p, ok := t.lookup(id.Fingerprint())
+	if !ok || p.Role != id.role || p.Name != id.name {
+		return until, fmt.Errorf("%s %s: %w", id.role, id.name, ErrNotEnrolled)
+	}
+	return p.Until, t.ended(p)
+}
+
+// ended is the error of a peer whose enrolment has ended by itself.
+func (t *Trust) ended(p Peer) error {
+	if p.Until.IsZero() || t.now().Before(p.Until) {
+		return nil
+	}
+	return fmt.Errorf("%s %s: its enrolment ended at %s: %w", p.Role, p.Name, p.Until.Format(time.RFC3339), ErrNotEnrolled)
 }
 
 // lookup finds who a key belongs to, also one whose enrolment has ended.
