@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -189,27 +190,31 @@ func TestMemory(t *testing.T) {
 	w.wantCleanMemory(ctx, t, pid, m)
 
 	t.Run("SIGTERM", func(t *testing.T) { w.wantPurged(ctx, t, pid, syscall.SIGTERM, m) })
-	again := exec.Command(args[0], args[1:]...)
-	log, err := os.OpenFile(filepath.Join(w.Dir, "logs", "bridge.log"), os.O_APPEND|os.O_WRONLY, 0o600)
+	again := w.orphan(t, args, "bridge.log")
+	if err := w.serving(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("SIGINT", func(t *testing.T) { w.wantPurged(ctx, t, again, syscall.SIGINT, m) })
+}
+
+// orphan starts a process that is nobody's child here (leak.AtExit), with its output
+// appended to a log of the stack.
+func (w *world) orphan(t *testing.T, args []string, log string) (pid int) {
+	t.Helper()
+	sh := exec.Command("sh", append([]string{"-c", `"$@" >>"$0" 2>&1 & echo $!`, filepath.Join(w.Dir, "logs", log)}, args...)...)
+	out, err := sh.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	again.Stdout, again.Stderr = log, log
-	again.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := again.Start(); err != nil {
+	if pid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := again.Wait(); err != nil {
-			t.Errorf("the bridge ended with %v", err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // if it still runs
 		}
-	}()
-	if err := w.serving(ctx); err != nil {
-		_ = again.Process.Kill()
-		t.Fatal(err)
-	}
-	t.Run("SIGINT", func(t *testing.T) { w.wantPurged(ctx, t, again.Process.Pid, syscall.SIGINT, m) })
+	})
+	return pid
 }
 
 // wantCleanMemory wants, before long, that nothing is left outside locked memory of

@@ -15,8 +15,9 @@ import (
 
 // AtExit ends a process with a signal and holds it where it is about to give its
 // memory back, everything that it does on its way out done; there it calls look
-// with the folder in /proc of the thread that is held. It needs what ptrace(2) of
-// that process needs.
+// with the folder in /proc of the thread that is held. It returns once the process has
+// ended, and fails if its status was not 0. It needs what ptrace(2) of that process
+// needs, and that it is no child of the caller, whose own wait would see its stops.
 //
 // ended says whether the process as a whole is on its way out: a thread may end alone.
 func AtExit(ctx context.Context, pid int, signal unix.Signal, ended func() bool, look func(proc string) error) error {
@@ -33,6 +34,8 @@ func AtExit(ctx context.Context, pid int, signal unix.Signal, ended func() bool,
 type tracer struct {
 	pid   int
 	known map[int]bool // threads that are traced
+	// status that the process has ended with.
+	status unix.WaitStatus
 }
 
 const traceOptions = unix.PTRACE_O_TRACEEXIT | unix.PTRACE_O_TRACECLONE
@@ -49,19 +52,23 @@ func (t *tracer) run(ctx context.Context, signal unix.Signal, ended func() bool,
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	seen, looked := false, errors.New("it was not held")
 	for len(t.known) > 0 {
 		for _, thread := range t.threads() { // those that cloned threads bring, too
 			t.known[thread] = true
 		}
 		for thread := range t.known {
-			stopped, err := t.serve(thread, ended)
+			held, err := t.serve(thread, ended)
 			if err != nil {
 				return err
 			}
-			if stopped {
-				err := look(fmt.Sprintf("/proc/%d/task/%d", t.pid, thread))
-				// Or whoever waits for the process would hear of this stop, not of its end.
-				return errors.Join(err, os.NewSyscallError("ptrace", unix.PtraceDetach(thread)))
+			if held { // every thread is, in turn
+				if !seen {
+					seen, looked = true, look(fmt.Sprintf("/proc/%d/task/%d", t.pid, thread))
+				}
+				if err := unix.PtraceCont(thread, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+					return errors.Join(looked, os.NewSyscallError("ptrace", err))
+				}
 			}
 		}
 		select {
@@ -70,7 +77,13 @@ func (t *tracer) run(ctx context.Context, signal unix.Signal, ended func() bool,
 		case <-tick.C:
 		}
 	}
-	return fmt.Errorf("leak: process %d has ended without being held", t.pid)
+	if looked != nil {
+		return fmt.Errorf("leak: process %d has ended: %w", t.pid, looked)
+	}
+	if t.status != 0 {
+		return fmt.Errorf("leak: process %d has ended with status %#x", t.pid, t.status)
+	}
+	return nil
 }
 
 func (t *tracer) threads() (all []int) {
@@ -116,6 +129,9 @@ func (t *tracer) serve(thread int, ended func() bool) (held bool, err error) {
 	case id == 0:
 		return false, nil // runs
 	case status.Exited() || status.Signaled():
+		if thread == t.pid {
+			t.status = status
+		}
 		delete(t.known, thread)
 		return false, nil
 	}
