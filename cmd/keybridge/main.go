@@ -11,12 +11,19 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"keybridge/keyshare/lockedmem"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if cmd, err := root().ExecuteContextC(ctx); err != nil {
+	var cmd *cobra.Command
+	run := lockedmem.Guard(func() (err error) {
+		cmd, err = root().ExecuteContextC(ctx)
+		return err
+	})
+	if err := run(); err != nil {
 		os.Exit(fail(os.Stderr, cmd, err))
 	}
 }

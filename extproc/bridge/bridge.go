@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"keybridge/extproc"
@@ -183,7 +182,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	ads := grpc.NewServer()
 	b.ads.Register(ads)
 
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := newGroup(ctx)
 	g.Go(func() error { return ads.Serve(config) })
 	g.Go(func() error { return b.extproc.Serve(ctx, decisions) })
 	g.Go(func() error { return b.watchResources(ctx) })
@@ -219,7 +218,7 @@ func (b *Bridge) unsealAndServe(ctx context.Context) error {
 	b.keyring.Store(keyring)
 	defer keyring.Purge()
 	defer b.keyring.Store(nil)
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := newGroup(ctx)
 	g.Go(func() error { return b.openRecords(ctx, keyring) })
 	g.Go(func() error { return b.watchRecords(ctx) })
 	return g.Wait()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"keybridge/extproc/grant"
 	"keybridge/keyshare/identity"
 )
@@ -32,7 +30,7 @@ func (b *Bridge) learn(signed []byte) {
 func (b *Bridge) serveRecords(ctx context.Context) error {
 	for {
 		b.awaitEnrolment(ctx)
-		g, session := errgroup.WithContext(ctx)
+		g, session := newGroup(ctx)
 		g.Go(func() error { return b.watchEnrolment(session) })
 		g.Go(func() error { return b.unsealAndServe(session) })
 		if err := g.Wait(); ctx.Err() != nil || !errors.Is(err, identity.ErrNotEnrolled) {

@@ -27,11 +27,16 @@
 // (--allow-unlocked), memory comes from plain mappings instead: excluded from
 // core dumps, but they can be swapped.
 //
+// Pages that hold secrets are locked, left out of core dumps (MADV_DONTDUMP) and of
+// what fork copies (MADV_DONTFORK), and lie between pages that cannot be touched.
+// The pages of memguard's own key are out of reach for the third of these.
+//
 // # What is not promised
 //
 // Root on the machine reads all of it. A slice that a caller keeps from
 // [Secret.Bytes] is outside the promise. memguard installs no signal handlers
-// here: whoever owns the process calls [Purge] on its way out.
+// here: whoever owns the process calls [Purge] on its way out, and runs its
+// goroutines under [Guard].
 //
 // Linux only.
 package lockedmem

@@ -77,6 +77,10 @@ func (e *Enclave) unlock() (*memguard.LockedBuffer, error) {
 	if err != nil { // the key that it was encrypted under was purged
 		return nil, fmt.Errorf("%w: %w", ErrPurged, err)
 	}
+	if err := keepFromForks(b.Inner()); err != nil {
+		b.Destroy()
+		return nil, err
+	}
 	return b, nil
 }
 

@@ -58,7 +58,21 @@ func pages(n int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lockedmem: %w", err)
 	}
+	if err := keepFromForks(b.Inner()); err != nil {
+		b.Destroy()
+		return nil, err
+	}
 	return b.Data(), nil
+}
+
+// keepFromForks keeps whole pages out of a child that fork makes with a copy of this
+// process's memory (MADV_DONTFORK, madvise(2)); such a copy would be neither locked
+// nor wiped. Go itself starts programs with CLONE_VM, which copies nothing.
+func keepFromForks(pages []byte) error {
+	if err := unix.Madvise(pages, unix.MADV_DONTFORK); err != nil {
+		return fmt.Errorf("lockedmem: MADV_DONTFORK: %w", err)
+	}
+	return nil
 }
 
 func plainPages(n int) ([]byte, error) {
@@ -75,6 +89,10 @@ func plainPages(n int) ([]byte, error) {
 	if err := unix.Madvise(inner, unix.MADV_DONTDUMP); err != nil {
 		_ = unix.Munmap(b)
 		return nil, fmt.Errorf("lockedmem: MADV_DONTDUMP: %w", err)
+	}
+	if err := keepFromForks(inner); err != nil {
+		_ = unix.Munmap(b)
+		return nil, err
 	}
 	return inner, nil
 }
@@ -102,13 +120,17 @@ func Wipe(b []byte) {
 // after it every [Secret] is gone and no [Enclave] opens. It unmaps memguard's
 // pages, so the goroutines that read secrets have ended before it is called.
 func Purge() {
-	arenas.Range(func(a, _ any) bool {
-		a.(*Arena).Purge()
-		return true
-	})
+	purgeArenas()
 	reading.Lock()
 	defer reading.Unlock()
 	lock.Lock()
 	defer lock.Unlock()
 	memguard.Purge()
+}
+
+func purgeArenas() {
+	arenas.Range(func(a, _ any) bool {
+		a.(*Arena).Purge()
+		return true
+	})
 }

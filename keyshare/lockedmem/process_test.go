@@ -30,6 +30,12 @@ var children = map[string]func() error{
 	"budget exhausted":  childExhausted,
 	"budget, unlocked":  childExhaustedUnlocked,
 	"purge the process": childPurge,
+	"panic":             childPanic,
+	"panic while open":  childPanicWhileOpen,
+	"pages":             childPages,
+	"message, limit":    childMessageLimit,
+	"message, no limit": childMessageNone,
+	"capability":        childCapability,
 }
 
 func TestMain(m *testing.M) {
@@ -58,7 +64,7 @@ func TestProcess(t *testing.T) {
 
 // limitLocking sets RLIMIT_MEMLOCK and gives up root, whom it does not bind.
 func limitLocking(limit uint64) error {
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+	if err := setLockLimit(limit); err != nil {
 		return err
 	}
 	if os.Getuid() != 0 {
@@ -69,6 +75,10 @@ func limitLocking(limit uint64) error {
 		return err
 	}
 	return syscall.Setuid(nobody)
+}
+
+func setLockLimit(limit uint64) error {
+	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: limit, Max: limit})
 }
 
 func childHarden() error {
@@ -160,8 +170,11 @@ func childUnlocked() error {
 	if err != nil || string(s.Bytes()) != "arena" {
 		return fmt.Errorf("Copy: %q, %w", s.Bytes(), err)
 	}
-	if flags, err := vmFlags(s.Bytes()); err != nil || !strings.Contains(flags, " dd ") {
-		return fmt.Errorf("plain memory can be dumped: flags %q, %w", flags, err)
+	if flags, err := vmFlags(s.Bytes()); err != nil || !strings.Contains(flags, " dd ") || !strings.Contains(flags, " dc ") {
+		return fmt.Errorf("plain memory can be dumped or copied by a fork: flags %q, %w", flags, err)
+	}
+	if err := checkGuards(s.Bytes()); err != nil {
+		return fmt.Errorf("plain memory: %w", err)
 	}
 	e, err := lockedmem.NewEnclave([]byte("enclave"))
 	if err != nil {

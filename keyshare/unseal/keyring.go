@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,7 @@ var (
 type Keyring struct {
 	enclave *lockedmem.Enclave
 	purged  atomic.Bool
-	erased  atomic.Int64 // Unix seconds of the last collection that a Window started
+	eraser  eraser
 }
 
 // Generate makes a keyring of one RSA-3072 sealing key and one record key, and
@@ -157,22 +158,55 @@ func (k *Keyring) Window(ctx context.Context, use func(w *Window) error) error {
 	case err != nil:
 		return fmt.Errorf("unseal: open window: %w", err)
 	}
-	defer k.erase()
+	defer k.eraser.windowClosed()
 	defer w.close()
 	return use(w)
 }
 
 // eraseInterval spares the request path the collections of a burst of windows.
-const eraseInterval = 10 // seconds
+const eraseInterval = 10 * time.Second
 
-// erase lets runtime/secret erase the parsed keys of a closed window now.
-func (k *Keyring) erase() {
+// eraser lets runtime/secret erase what closed windows have parsed: at once, but
+// once in eraseInterval; what closes meanwhile is erased when that is over.
+type eraser struct {
+	mu   sync.Mutex
+	last time.Time   // of a collection
+	next *time.Timer // nil: nothing waits for it
+}
+
+func (e *eraser) windowClosed() {
 	if lockedmem.SecretMode() == "none" {
 		return
 	}
-	now, last := time.Now().Unix(), k.erased.Load()
-	if now-last >= eraseInterval && k.erased.CompareAndSwap(last, now) {
-		runtime.GC()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if wait := eraseInterval - time.Since(e.last); wait <= 0 {
+		e.erase()
+	} else if e.next == nil {
+		e.next = time.AfterFunc(wait, func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if e.next != nil { // purge was not faster
+				e.erase()
+			}
+		})
+	}
+}
+
+// erase is called with mu held. A window that closes meanwhile waits for it, and
+// then for the next one.
+func (e *eraser) erase() {
+	e.next, e.last = nil, time.Now()
+	runtime.GC()
+}
+
+// purge erases what waits.
+func (e *eraser) purge() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.next != nil {
+		e.next.Stop()
+		e.erase()
 	}
 }
 
@@ -181,6 +215,7 @@ func (k *Keyring) erase() {
 func (k *Keyring) Purge() {
 	k.purged.Store(true)
 	k.enclave.Destroy()
+	k.eraser.purge()
 }
 
 func checkArguments(set string, u []byte) error {
