@@ -48,7 +48,7 @@ type world struct {
 	control   *grpc.Server
 	hub       *link.Hub
 	trusted   *identity.Trust // the control plane's
-	keepers   []func() // stops each
+	keepers   []func()        // stops each
 
 	keeperAddrs []string
 	controlAddr string
@@ -208,6 +208,7 @@ func (w *world) put(t *testing.T, r sealRequest) {
 
 // memory is a store of sealed records.
 type memory struct {
+	link.Wraps
 	manifest, keyring []byte
 
 	mu       sync.Mutex
