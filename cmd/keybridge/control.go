@@ -122,6 +122,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 			if err != nil {
 				return "", "", err
 			}
+			if peer.Role != identity.RoleBridge {
+				return "", "", fmt.Errorf("%s %q is not a bridge", peer.Role, peer.Name)
+			}
 			group, err = feed.Group(ctx, peer.Workspaces)
 			return peer.Name, group, err
 		},
@@ -138,11 +141,12 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	ads.Register(server)
 	hub := link.NewHub(slog.Default())
+	hub.Manifest = c.trust.Signed
 	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store}, hub, c.trust.Peer))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })
-	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision) })
+	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision, hub.Announce) })
 	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
 	requests := api.NewMetrics()
 	if c.metrics != "" {
@@ -162,16 +166,22 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	return nil
 }
 
-// followManifest takes newer manifests from the store, so that who was revoked is refused at once.
-func (c *control) followManifest(ctx context.Context, from uint64) error {
+// followManifest takes newer manifests from the store, so that who was revoked is
+// refused at once, and announces them to bridges.
+func (c *control) followManifest(ctx context.Context, from uint64, announce func()) error {
 	for events, err := range c.store.Watch(ctx, from) {
 		if err != nil {
 			return err
 		}
 		for _, e := range events {
 			if custody, ok := e.Record.(*store.Custody); ok {
-				if _, err := c.trust.Update(custody.Manifest); err != nil {
+				changed, err := c.trust.Update(custody.Manifest)
+				if err != nil {
 					slog.Error("manifest in the store refused", "error", err)
+				}
+				if changed {
+					slog.Info("manifest in force", "version", c.trust.Manifest().Version)
+					announce()
 				}
 			}
 		}

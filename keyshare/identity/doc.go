@@ -13,6 +13,17 @@
 // their dates and signatures decide nothing. The TLS handshake itself proves that
 // the peer has the private key (RFC 8446 §4.4.3, CertificateVerify).
 //
+// One peer is not enrolled: an operator at work. NewOperatorSession makes a fresh
+// key for one run of a command, in a certificate that the operator root signs, with
+// role and name in its URI and at most a day between its dates. Here, and only here,
+// the certificate's signature and dates decide. Only what asks for RoleOperator
+// accepts it, an enrolled key is never an operator's whatever its certificate says,
+// and an operator's key is never enrolled. The root thereby signs two kinds of
+// things, and neither can be taken for the other: what it signs of a manifest begins
+// with "keybridge manifest v1\n", byte 0x6b, and what it signs of a certificate is the
+// DER of a TBSCertificate, a SEQUENCE, byte 0x30 (RFC 5280 §4.1); Ed25519 signs the
+// bytes as they are, so one signature never holds for both.
+//
 // Trust holds the newest manifest that verified under the operator root, and never
 // goes back: an older one is refused, so a rolled-back store or a stale copy cannot
 // re-admit a removed peer to a process that has seen the removal. Peers are checked

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -28,6 +29,9 @@ var ErrStale = errors.New("older than the manifest in force")
 type Trust struct {
 	root ed25519.PublicKey
 	path string // "" : in memory only
+
+	// Clock is time.Now, except in tests; set before use.
+	Clock func() time.Time
 
 	mu   sync.Mutex // serialises Update and Refresh
 	seen os.FileInfo
@@ -178,7 +182,7 @@ func sameShares(a, b *keyshare.Manifest) bool {
 	return true
 }
 
-// Peer is an enrolled process at the other end of a connection.
+// Peer is an enrolled process, or an operator's session, at the other end of a connection.
 type Peer struct {
 	Role Role
 	Name string
@@ -198,6 +202,7 @@ var ErrNotEnrolled = errors.New("not enrolled in the manifest in force")
 
 // Peer says who calls, from the TLS connection under a gRPC call, as the manifest
 // in force at this moment has it: a peer removed since the handshake is refused.
+// It may be of any role, RoleOperator included: the caller asks for the one it serves.
 func (t *Trust) Peer(ctx context.Context) (Peer, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -207,7 +212,7 @@ func (t *Trust) Peer(ctx context.Context) (Peer, error) {
 	if !ok {
 		return Peer{}, errors.New("peer did not come over TLS")
 	}
-	return t.verify(info.State, "", RoleKeeper, RoleBridge, RoleControl)
+	return t.verify(info.State, "", RoleKeeper, RoleBridge, RoleControl, RoleOperator)
 }
 
 // verify finds the peer of a connection in the manifest in force. It refreshes
@@ -224,6 +229,10 @@ func (t *Trust) verify(cs tls.ConnectionState, name string, accept ...Role) (Pee
 	}
 	_ = t.Refresh()
 	p, ok := t.lookup(fingerprint(cert.RawSubjectPublicKeyInfo))
+	if !ok && claimsOperator(cert) && slices.Contains(accept, RoleOperator) && name == "" {
+		return t.operator(cert, key)
+	}
+	// From here on only enrolment counts, so that no enrolled key is ever an operator's.
 	if !ok || !slices.Contains(accept, p.Role) {
 		return Peer{}, fmt.Errorf("peer with key %s, accepted roles %v: %w", fingerprint(cert.RawSubjectPublicKeyInfo), accept, ErrNotEnrolled)
 	}
@@ -237,6 +246,13 @@ func (t *Trust) verify(cs tls.ConnectionState, name string, accept ...Role) (Pee
 		return Peer{}, fmt.Errorf("peer is %s %s, want %s: %w", p.Role, p.Name, name, ErrNotEnrolled)
 	}
 	return p, nil
+}
+
+func (t *Trust) now() time.Time {
+	if t.Clock != nil {
+		return t.Clock()
+	}
+	return time.Now()
 }
 
 func (t *Trust) lookup(spki string) (Peer, bool) {
