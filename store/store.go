@@ -215,6 +215,8 @@ type Write struct {
 	// KeepVersion leaves the record's Version and UpdatedAt as they are (the revision rises): for what is
 	// no change to whoever edits the record, such as another wrap of its key.
 	KeepVersion bool
+	// AsIs leaves the record's Version and times as they are: it comes from a backup.
+	AsIs bool
 	// Unique are the names the record holds after this write, e.g.
 	// "connector/<workspace>/<name>"; names it held before and does not list are
 	// released. A name that another record holds after the batch: *TakenError.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,7 +88,7 @@ func controlCommand() *cobra.Command {
 		defer func() { err = errors.Join(err, events.Close()) }()
 		slog.Info("audit log", "head", events.Head().String()) // kept elsewhere, it shows lines cut off the end
 		c := &control{
-			store: records, audit: events, trust: trust, endpoints: endpoints, listeners: configured,
+			store: records, audit: events, root: pub, trust: trust, endpoints: endpoints, listeners: configured,
 			admin: *admin, bridges: *bridges, metrics: *metrics,
 		}
 		return c.run(cmd.Context(), id)
@@ -98,6 +99,7 @@ func controlCommand() *cobra.Command {
 type control struct {
 	store     store.Store
 	audit     *audit.Log
+	root      ed25519.PublicKey
 	trust     *identity.Trust
 	endpoints seal.EndpointPolicy
 	listeners []*configv1.Listener
@@ -144,13 +146,14 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	defer ads.Close()
 	feed = snapshot.New(snapshot.Config{Store: c.store, Sink: ads, Listeners: c.listeners, Log: slog.Default()})
 	server := grpc.NewServer(
-		grpc.Creds(c.trust.Credentials(identity.ServerTLS(id, c.trust, identity.RoleBridge))),
+		grpc.Creds(c.trust.Credentials(identity.ServerTLS(id, c.trust, identity.RoleBridge, identity.RoleOperator))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	ads.Register(server)
 	hub := link.NewHub(slog.Default())
 	hub.Manifest = c.trust.Signed
 	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store, c.sealingKeyID}, hub, c.trust.Peer))
+	link.RegisterCustodianServer(server, link.NewCustodian(c.root, &custodySafe{store: c.store, audit: c.audit}, hub, c.trust.Peer))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
 	"keybridge/keyshare/lockedmem"
-	"keybridge/keyshare/seal"
 	"keybridge/keyshare/unseal"
 )
 
@@ -82,37 +79,22 @@ func create(cfg InitConfig) (*InitResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &InitResult{Deliveries: make(map[string][]byte, len(cfg.Keepers))}
+	r := &InitResult{}
 	if err := makeKeyring(r, m, u.Bytes()); err != nil {
 		return nil, err
 	}
-	// One Do around everything that touches a share, so that the erased part is
-	// also the whole lifetime of the shares.
-	lockedmem.Do(func() { err = distribute(r, m, &cfg, u.Bytes()) })
-	if err != nil {
+	if r.Deliveries, err = distribute(m, u.Bytes(), r.Keyring); err != nil {
 		return nil, err
 	}
 	r.RootPublic, r.RootPrivate, err = ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	if err := sign(r, m); err != nil {
+	if r.Manifest, err = sign(r.RootPrivate, m); err != nil {
 		r.Wipe()
 		return nil, err
 	}
 	return r, nil
-}
-
-func sign(r *InitResult, m *keyshare.Manifest) error {
-	signed, err := keyshare.Sign(r.RootPrivate, m)
-	if err != nil {
-		return err
-	}
-	if r.Manifest, err = json.Marshal(signed); err != nil {
-		return err
-	}
-	_, err = keyshare.Verify(r.RootPublic, r.Manifest) // as everybody else will
-	return err
 }
 
 // describe makes the manifest as far as the enrolments give it.
@@ -178,15 +160,6 @@ func check(e *identity.Enrolment, role identity.Role) error {
 	return nil
 }
 
-func newUnsealKey(arena *lockedmem.Arena) (u lockedmem.Secret, err error) {
-	lockedmem.Do(func() {
-		b := make([]byte, keyshare.SecretSize)
-		_, _ = rand.Read(b)    // never fails, crypto/rand
-		u, err = arena.Copy(b) // and wipes b
-	})
-	return u, err
-}
-
 func makeKeyring(r *InitResult, m *keyshare.Manifest, u []byte) error {
 	wrapped, sealing, err := unseal.Generate(m.Set, m.Epoch, u)
 	if err != nil {
@@ -194,67 +167,8 @@ func makeKeyring(r *InitResult, m *keyshare.Manifest, u []byte) error {
 	}
 	digest := unseal.Digest(wrapped)
 	r.Keyring, m.KeyringDigest = wrapped, digest[:]
-	m.SealingKeys = []keyshare.SealingKey{{
-		ID: sealing.ID(), Suite: seal.SuiteRSA3072, PEM: string(sealing.PEM()), Current: true,
-	}}
+	m.SealingKeys = []keyshare.SealingKey{newSealingKey(sealing)}
+	m.SealingKeys[0].Current = true
 	m.Check, err = keyshare.CheckValue(u, m.Set, m.Epoch)
 	return err
-}
-
-// distribute splits U, completes the manifest's keepers, seals each share to its
-// keeper and rehearses the unsealing.
-func distribute(r *InitResult, m *keyshare.Manifest, cfg *InitConfig, u []byte) error {
-	shares, err := keyshare.Split(u, m.Shares, m.Threshold)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, s := range shares {
-			lockedmem.Wipe(s)
-		}
-	}()
-	for i, s := range shares {
-		key, err := keyshare.ShareKey(s, m.Set, m.Epoch)
-		if err != nil {
-			return err
-		}
-		m.Keepers[i].X = int(s.X())
-		m.Keepers[i].ShareKey = bytes.Clone(key[ed25519.SeedSize:]) // the public half
-		lockedmem.Wipe(key)
-	}
-	for i, e := range cfg.Keepers {
-		d, err := keyshare.Deliver(m, e.Name, e.Recipient, shares[i])
-		if err != nil {
-			return err
-		}
-		r.Deliveries[e.Name] = d
-	}
-	// The first t and the last t: every share is used unless n > 2t, and none is special.
-	for _, quorum := range [][]keyshare.Share{shares[:m.Threshold], shares[m.Shares-m.Threshold:]} {
-		if err := rehearse(r, m, quorum); err != nil {
-			return fmt.Errorf("rehearsal: %w", err)
-		}
-	}
-	return nil
-}
-
-func rehearse(r *InitResult, m *keyshare.Manifest, shares []keyshare.Share) error {
-	u, err := keyshare.Combine(shares)
-	if err != nil {
-		return err
-	}
-	defer lockedmem.Wipe(u)
-	v, err := keyshare.CheckValue(u, m.Set, m.Epoch)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(v, m.Check) { // both are public
-		return errors.New("the shares do not give the unseal key")
-	}
-	k, err := unseal.OpenKeyring(u, r.Keyring, m.Set, m.Epoch)
-	if err != nil {
-		return err
-	}
-	k.Purge()
-	return nil
 }

@@ -1,7 +1,6 @@
 package unseal
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -105,21 +104,15 @@ func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) 
 	if err := checkArguments(set, u); err != nil {
 		return nil, err
 	}
-	body, ok := bytes.CutPrefix(wrapped, appendHeader(nil))
-	if !ok || len(wrapped) > maxWrapped || len(body) < ivSize+tagSize {
-		return nil, fmt.Errorf("%w: not a keyring of format %d", ErrKeyring, format)
+	body, err := cutHeader(wrapped)
+	if err != nil {
+		return nil, err
 	}
 	k := &Keyring{}
-	var err error
 	lockedmem.Do(func() {
-		gcm, gcmErr := newGCM(u)
-		if gcmErr != nil {
-			err = gcmErr
-			return
-		}
-		plain, openErr := gcm.Open(nil, body[:ivSize], body[ivSize:], additionalData(set, epoch))
+		plain, openErr := unwrap(body, Under{Set: set, Epoch: epoch, U: u})
 		if openErr != nil {
-			err = fmt.Errorf("%w: not of set %q epoch %d, altered, or a wrong unseal key", ErrKeyring, set, epoch)
+			err = openErr
 			return
 		}
 		defer lockedmem.Wipe(plain)

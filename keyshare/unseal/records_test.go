@@ -157,7 +157,7 @@ func TestNewestRecordKeyWraps(t *testing.T) {
 	}
 }
 
-func TestRewrap(t *testing.T) {
+func TestRewrapRecord(t *testing.T) {
 	_, public := readRecords(t)
 	second := secondPublic(t)
 	k := newKeyring(t)

@@ -146,12 +146,17 @@ func compare(tx *bbolt.Tx, p *pending) error {
 
 func (p *pending) put(tx *bbolt.Tx, rev uint64, now time.Time) error {
 	m, changes := p.Record.Meta(), tx.Bucket(bucketChanges)
-	m.Version, m.Revision, m.CreatedAt, m.UpdatedAt = p.Expect+1, rev, now, now
-	if p.old != nil {
-		m.CreatedAt = p.old.CreatedAt
-		if p.KeepVersion {
+	m.Revision = rev
+	if !p.AsIs {
+		m.Version, m.CreatedAt, m.UpdatedAt = p.Expect+1, now, now
+		if p.old != nil {
+			m.CreatedAt = p.old.CreatedAt
+		}
+		if p.old != nil && p.KeepVersion {
 			m.Version, m.UpdatedAt = p.old.Version, p.old.UpdatedAt
 		}
+	}
+	if p.old != nil {
 		if err := changes.Delete(changeKey(p.old.Revision, p.addr)); err != nil {
 			return err
 		}
