@@ -48,7 +48,7 @@ type world struct {
 	control   *grpc.Server
 	hub       *link.Hub
 	trusted   *identity.Trust // the control plane's
-	keepers   []func() // stops each
+	keepers   []func()        // stops each
 
 	keeperAddrs []string
 	controlAddr string
