@@ -158,17 +158,18 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision, hub.Announce) })
+	g.Go(func() error { return warnOfExpiry(ctx, c.trust) })
 	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
 	requests := api.NewMetrics()
 	if c.metrics != "" {
 		g.Go(func() error {
-			return serveHTTP(ctx, "metrics", c.metrics, metricsHandler(controlMetrics(c.store, c.audit, requests, hub, ads)))
+			return serveHTTP(ctx, "metrics", c.metrics, metricsHandler(controlMetrics(c.store, c.audit, requests, hub, ads, c.trust)))
 		})
 	}
 	g.Go(func() error {
 		return serveHTTP(ctx, "admin API", c.admin, api.New(api.Config{
 			Store: c.store, Seal: c.sealingKey, Manifest: c.trust.Signed, Policy: c.endpoints,
-			Fleet: fleet{hub, ads}, Audit: c.audit, Metrics: requests, Logger: slog.Default(),
+			Fleet: fleet{hub, ads}, Expiring: func() []api.Expiring { return expiring(c.trust, time.Now()) }, Audit: c.audit, Metrics: requests, Logger: slog.Default(),
 		}))
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {

@@ -308,7 +308,14 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 	b.mu.Unlock()
 	if !known || old != r {
 		b.tell()
-		b.cfg.Logger.Info("keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
+		level := slog.LevelWarn
+		switch r.State {
+		case quorum.StateGood:
+			level = slog.LevelInfo
+		case quorum.StateBad, quorum.StateUntrusted: // not what the manifest says: no accident
+			level = slog.LevelError
+		}
+		b.cfg.Logger.Log(context.Background(), level, "keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
 	}
 }
 

@@ -102,7 +102,5 @@ func TestEnrolledAgainUnsealsAgain(t *testing.T) {
 	w.await(t, func() bool { return w.bridge.State() == bridge.Sealed && w.live.Load() == nil })
 	w.decree(t, func(m *keyshare.Manifest) {})
 	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository.Buckets["photos"] != nil })
-	if w.bridge.State() != bridge.Ready {
-		t.Errorf("it is %s", w.bridge.State())
-	}
+	w.await(t, func() bool { return w.bridge.State() == bridge.Ready })
 }
