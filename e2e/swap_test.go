@@ -335,10 +335,6 @@ func TestDeletionDestroysCiphertext(t *testing.T) {
 	if err := v.store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.restart(ctx, t) // for the clean-up, which stops it
-	if _, err := w.Ready(ctx); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func sealedOf(t *testing.T, r store.Record) []byte {
