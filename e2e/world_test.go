@@ -77,8 +77,18 @@ func newWorld(ctx context.Context, c config) (_ *world, err error) {
 	if w.output, err = os.Create(filepath.Join(w.dir, "dev.log")); err != nil {
 		return nil, err
 	}
+	// What its processes write elsewhere is to be found below dir, too.
+	var env []string
+	for _, name := range []string{"TMPDIR", "HOME"} {
+		path := filepath.Join(w.dir, strings.ToLower(name))
+		if err := os.Mkdir(path, 0o700); err != nil {
+			return nil, err
+		}
+		env = append(env, name+"="+path)
+	}
 	if w.Stack, err = stack.Start(stack.Config{
 		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, Output: w.output, S3Domains: []string{"localhost"},
+		Env: append(os.Environ(), env...),
 	}); err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 // Found says how often something occurs in a process's memory.
 type Found struct {
 	Locked, Unlocked int
-	Where            []string // the mappings that are not locked, as in smaps; each once per hit
+	Where            []string // mappings that are not locked, as in smaps
 }
 
 // Memory counts each needle in what a process can read and has not mapped from a

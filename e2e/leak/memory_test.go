@@ -39,11 +39,11 @@ func TestMemory(t *testing.T) {
 	}
 	needle := make([]byte, 24)
 	write(needle)
-	found, err := leak.Memory("/proc/self", map[string][]byte{"needle": needle, "none": append(needle[:24:24], 1)})
+	found, err := leak.Memory("/proc/self", map[string][]byte{"needle": needle})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f := found["needle"]; f.Locked != 1 || f.Unlocked < 5 || len(f.Where) != f.Unlocked {
+	if f := found["needle"]; f.Locked != 1 || f.Unlocked != 5 || len(f.Where) == 0 {
 		t.Errorf("%+v, want 1 locked and 5 unlocked (the needle is one of them)", f)
 	}
 }

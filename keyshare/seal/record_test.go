@@ -156,3 +156,33 @@ func BenchmarkSeal(b *testing.B) {
 		}
 	}
 }
+
+// FuzzJSON reads records as the admin API does: what it takes is the record whose
+// binary form comes back byte for byte.
+func FuzzJSON(f *testing.F) {
+	for _, v := range readVectors(f).Records {
+		b, err := json.Marshal(v.JSON)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"header":{"format":1}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s seal.Sealed
+		if json.Unmarshal(b, &s) != nil || s.Validate() != nil {
+			return
+		}
+		binary, err := s.MarshalBinary()
+		if err != nil {
+			t.Fatalf("valid, but has no binary form: %v", err)
+		}
+		var again seal.Sealed
+		if err := again.UnmarshalBinary(binary); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(s, again); diff != "" {
+			t.Errorf("comes back as another record: %s", diff)
+		}
+	})
+}
