@@ -17,7 +17,7 @@ import (
 )
 
 // TestStatus asks `keybridge status` about a stack with a keeper missing, then
-// with the bridge dead, then without its control plane.
+// with Envoy dead, then with the bridge, then without its control plane.
 func TestStatus(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -65,6 +65,10 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	says(1, "keeper-3", "unreachable")
+	if err := s.Kill(ctx, stack.Envoy); err != nil {
+		t.Fatal(err)
+	}
+	says(1, "Envoy of bridge", "not connected")
 	if err := s.Kill(ctx, stack.Bridge); err != nil {
 		t.Fatal(err)
 	}

@@ -105,16 +105,21 @@ func (s *Stack) start(ctx context.Context, p Process) (*child, error) {
 	return c, nil
 }
 
-// waitUp asks c.Up until it answers nil, the process ends or ctx does.
+// waitUp asks c.Up until it answers nil, the process ends or ctx does. What answers
+// after the process has ended is not it.
 func (c *child) waitUp(ctx context.Context) error {
 	for {
 		err := c.Up(ctx)
+		select {
+		case <-c.done:
+			return errors.New("ended while starting")
+		default:
+		}
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-c.done:
-			return errors.New("ended while starting")
 		case <-ctx.Done():
 			return err
 		case <-time.After(50 * time.Millisecond):

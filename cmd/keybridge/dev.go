@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"keybridge/cmd/devstack"
 	"keybridge/envoy"
@@ -98,6 +99,11 @@ func (d *dev) run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(d.state, 0o700); err != nil {
 		return err
 	}
+	unlock, err := lockState(d.state)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	ready := d.path("endpoints.json")
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -131,6 +137,24 @@ func (d *dev) run(ctx context.Context) (err error) {
 		return err
 	})
 	return errors.Join(err, os.RemoveAll(ready))
+}
+
+// lockState makes this process the only `keybridge dev` of a state directory, by
+// flock(2) on the directory itself: a second one would take endpoints.json and
+// pids.json of the first away. The processes have locks of their own.
+func lockState(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = d.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &hinted{fmt.Errorf("%s: another `keybridge dev` is running with this state", dir), "stop it, or choose another --state"}
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { _ = d.Close() }, nil // closing releases the lock
 }
 
 // url is where a listener is reached.
@@ -238,7 +262,7 @@ func (d *dev) deliver(locks map[string]keeper.Lock) error {
 
 // processes are the stack's, in the order of starting.
 func (d *dev) processes() ([]devstack.Process, error) {
-	ports, err := freeAddresses(len(devKeepers) + 2)
+	ports, err := d.freeAddresses(len(devKeepers) + 2)
 	if err != nil {
 		return nil, err
 	}
@@ -317,15 +341,29 @@ func (d *dev) processes() ([]devstack.Process, error) {
 	return slices.DeleteFunc(all, func(p devstack.Process) bool { return slices.Contains(d.without, p.Name) }), nil
 }
 
-// freeAddresses finds n loopback addresses that nothing listens on.
-func freeAddresses(n int) ([]string, error) {
+// freeAddresses finds n loopback addresses that nothing listens on, once those that
+// the flags say turn out to be free. That is looked at here because Envoy would share
+// an address with another Envoy (SO_REUSEPORT), and another's health would be taken
+// for this one's.
+func (d *dev) freeAddresses(n int) ([]string, error) {
+	// All are held until all are found, so that they differ.
+	for _, a := range []struct{ flag, addr string }{{"s3", d.s3}, {"ai", d.ai}, {"admin", d.admin}, {"health", d.health}} {
+		if a.addr == "" {
+			continue
+		}
+		lis, err := net.Listen("tcp", a.addr)
+		if err != nil {
+			return nil, &hinted{fmt.Errorf("--%s %s: %w", a.flag, a.addr, err), "stop what is there, or choose another address with --" + a.flag}
+		}
+		defer lis.Close()
+	}
 	out := make([]string, n)
 	for i := range out {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer lis.Close() // only once all are found, so that they differ
+		defer lis.Close()
 		out[i] = lis.Addr().String()
 	}
 	return out, nil

@@ -69,6 +69,7 @@ type picture struct {
 	Problems []problem `json:"problems"`
 	Lines    []line    `json:"parts"`
 	keepers  int       // that bridges found wrong
+	serving  []string  // bridges
 }
 
 // problem is something wrong, and what to do about it.
@@ -124,6 +125,7 @@ func (s scope) picture(cmd *cobra.Command) *picture {
 }
 
 // bridges looks at the bridges themselves, and at the keepers as those found them.
+// Those that serve are kept for sync.
 func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
 	all, err := c.Nodes(ctx, 0)
 	if err != nil {
@@ -133,6 +135,7 @@ func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map
 	for _, n := range all {
 		switch n.Status {
 		case "ONLINE":
+			p.serving = append(p.serving, n.Name)
 		case "OFFLINE":
 			offline++
 			p.problem("its log and its /ready say more; enough keepers must run", "bridge %s is not serving: %s", n.Name, cmp.Or(n.Reason, "it is not in sync"))
@@ -195,8 +198,8 @@ func (p *picture) custody(cmd *cobra.Command, f adminFlags) error {
 	return nil
 }
 
-// sync looks for configuration that was refused. A token of some workspaces only
-// may not ask.
+// sync looks for configuration that was refused, and for bridges without an
+// Envoy: those are ready, but nobody reaches them. A token of some workspaces only may not ask.
 func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
 	synced, err := c.Sync(ctx)
 	if forbidden(err) {
@@ -211,19 +214,31 @@ func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[st
 			"the enrolment of %s %s ends at %s", e.Role, e.Name, e.NotAfter.Format(time.RFC3339))
 	}
 	all := synced.Data
-	refused, waiting := 0, 0
+	refused, waiting, away := 0, 0, 0
+	envoys := map[string]bool{} // bridges that have one
 	for _, s := range all {
+		if s.Node != s.Bridge && s.Connected {
+			envoys[s.Bridge] = true
+		}
 		switch syncState(s) {
 		case "refused":
 			refused++
 			p.problem("the connectors it is about keep their last good state; keybridge sync shows all", "%s refuses %s: %s", s.Node, kind(s.Type), s.Nack)
 		case "waiting":
 			waiting++
+		case "away":
+			away++
+		}
+	}
+	for _, bridge := range p.serving {
+		if !envoys[bridge] {
+			p.problem("nothing listens without it: start keybridge envoy beside the bridge; its log says why it ended",
+				"the Envoy of bridge %s is not connected", bridge)
 		}
 	}
 	is := "all acknowledged"
-	if refused+waiting > 0 || len(all) == 0 {
-		is = counted(len(all), count{refused, "refused"}, count{waiting, "waiting"})
+	if refused+waiting+away > 0 || len(all) == 0 {
+		is = counted(len(all), count{refused, "refused"}, count{waiting, "waiting"}, count{away, "away"})
 	}
 	p.line("sync", "%s", is)
 	return nil

@@ -39,6 +39,7 @@ func TestStatus(t *testing.T) {
 		Keepers: []api.KeeperStatus{{Name: "keeper-1", State: "good"}, {Name: "keeper-2", State: "good"}},
 	}
 	synced := api.SyncStatus{Node: "bridge-1", Bridge: "bridge-1", Type: "keybridge.config.v1.Connector", Sent: 4, Acked: 4, Connected: true}
+	listening := api.SyncStatus{Node: "envoy", Bridge: "bridge-1", Type: "envoy.config.listener.v3.Listener", Sent: 1, Acked: 1, Connected: true}
 	for _, c := range []struct {
 		name   string
 		fleet  bridges
@@ -46,7 +47,7 @@ func TestStatus(t *testing.T) {
 		args   []string
 		status int
 	}{
-		{name: "well", fleet: bridges{nodes: []api.Node{online}, sync: []api.SyncStatus{synced}, probe: api.ProbeResult{OK: true}}, change: furnish},
+		{name: "well", fleet: bridges{nodes: []api.Node{online}, sync: []api.SyncStatus{synced, listening}, probe: api.ProbeResult{OK: true}}, change: furnish},
 		{name: "nothing runs", status: 1},
 		{name: "everything is wrong", status: 1, fleet: bridges{probe: api.ProbeResult{OK: true}}, change: func(t *testing.T, b *bridges) {
 			furnish(t, b)
@@ -71,7 +72,12 @@ func TestStatus(t *testing.T) {
 			b.sync = []api.SyncStatus{synced, refused}
 			b.expiring = []api.Expiring{{Role: "keeper", Name: "keeper-1", NotAfter: time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC)}}
 		}},
-		{name: "another operator", status: 1, fleet: bridges{nodes: []api.Node{online}}, args: []string{"--operator-root", "other.pub"}, change: func(t *testing.T, _ *bridges) {
+		{name: "no Envoy", status: 1, fleet: bridges{nodes: []api.Node{online}, sync: []api.SyncStatus{
+			synced,
+			{Node: "envoy", Bridge: "bridge-1", Type: "envoy.config.cluster.v3.Cluster", Sent: 4, Acked: 4},
+			{Node: "envoy", Bridge: "bridge-1", Type: "envoy.config.listener.v3.Listener", Sent: 1, Acked: 1},
+		}}},
+		{name: "another operator", status: 1, fleet: bridges{nodes: []api.Node{online}, sync: []api.SyncStatus{listening}}, args: []string{"--operator-root", "other.pub"}, change: func(t *testing.T, _ *bridges) {
 			other := base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))[ed25519.SeedSize:])
 			if err := os.WriteFile("other.pub", []byte(other), 0o600); err != nil {
 				t.Fatal(err)
