@@ -97,7 +97,6 @@ type Bridge struct {
 	wake      chan struct{} // capacity 1: something that reconcile reads has changed
 	full      atomic.Bool   // and it is more than repository keys
 	news      chan struct{} // capacity 1: something that report says has changed
-	rotated   chan struct{} // capacity 1: the manifest may have another sealing key
 	first     chan struct{} // closed when the first index was published
 	wraps     wraps
 	// Both are nil before the bridge is unsealed; a new sealing key replaces them.
@@ -105,6 +104,7 @@ type Bridge struct {
 	recordKeys atomic.Pointer[unseal.RecordKeys]
 
 	state    atomic.Int32
+	serving  sync.Mutex   // held to change whether Live holds an index
 	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
 
 	mu        sync.Mutex
@@ -140,7 +140,6 @@ func New(cfg Config) (*Bridge, error) {
 		decisions: decisions,
 		wake:      make(chan struct{}, 1),
 		news:      make(chan struct{}, 1),
-		rotated:   make(chan struct{}, 1),
 		first:     make(chan struct{}),
 		wraps:     wraps{wake: make(chan struct{}, 1)},
 		keepers:   map[string]quorum.KeeperReport{},
@@ -232,19 +231,20 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return err
 }
 
-// serveRecords unseals, then follows the feed and opens what it brings.
-func (b *Bridge) serveRecords(ctx context.Context) error {
+// unsealAndServe unseals, then follows the feed and opens what it brings.
+func (b *Bridge) unsealAndServe(ctx context.Context) error {
 	keyring, err := b.unseal(ctx)
 	if err != nil {
 		return err
 	}
+	defer b.dropKeyring()
 	if err := b.setKeyring(keyring); err != nil {
 		return err
 	}
-	defer func() { b.keyring.Load().Purge() }()
 	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, b.records.rouse)()
 	for range runtime.GOMAXPROCS(0) {
-		g.Go(func() error { b.openQueued(); return ctx.Err() })
+		g.Go(func() error { b.openQueued(ctx); return ctx.Err() })
 	}
 	g.Go(func() error { return b.openRecords(ctx) })
 	g.Go(func() error { return b.fetchOriginals(ctx) })
@@ -349,12 +349,20 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 	b.mu.Unlock()
 	if !known || old != r {
 		b.tell()
-		b.cfg.Logger.Info("keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
+		level := slog.LevelWarn
+		switch r.State {
+		case quorum.StateGood:
+			level = slog.LevelInfo
+		case quorum.StateBad, quorum.StateUntrusted: // not what the manifest says: no accident
+			level = slog.LevelError
+		}
+		b.cfg.Logger.Log(context.Background(), level, "keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
 	}
 }
 
 // watchRecords follows the sealed-record feed for ever.
 func (b *Bridge) watchRecords(ctx context.Context) error {
+	b.linkDown.Store(0)
 	b.setState(Syncing)
 	feed := link.NewLinkClient(b.cfg.Control)
 	var from uint64

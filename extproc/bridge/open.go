@@ -27,14 +27,11 @@ type outcome struct {
 	err     error
 }
 
-// take waits for jobs of the queue; nil once closed.
-func (r *records) take() []*job {
+// take waits for jobs of the queue; nil once closed or ctx has ended.
+func (r *records) take(ctx context.Context) []*job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.queue) == 0 && !r.closed {
-		r.cond.Wait()
-	}
-	if r.closed {
+	if !r.await(ctx, &r.queue) {
 		return nil
 	}
 	n := min(atOnce, len(r.queue))
@@ -50,14 +47,14 @@ func (r *records) take() []*job {
 	return jobs
 }
 
-// openQueued looks at what the feed brings, until the records are closed: what is open
+// openQueued looks at what the feed brings, until ctx ends: what is open
 // already, under whatever wrap, stays; second wraps are opened; the rest goes to the
 // RSA openers. Each core has one of these.
-func (b *Bridge) openQueued() {
+func (b *Bridge) openQueued(ctx context.Context) {
 	r := b.records
 	worked := false
 	for {
-		jobs := r.take()
+		jobs := r.take(ctx)
 		if jobs == nil {
 			return
 		}
@@ -192,7 +189,7 @@ func (r *records) finish(done []outcome) {
 // openRecords opens a window on the keyring for as long as there is RSA work. An RSA
 // open keeps one core busy for ~3 ms, so there is one opener for each.
 func (b *Bridge) openRecords(ctx context.Context) error {
-	for b.records.waitSlow() {
+	for b.records.waitSlow(ctx) {
 		keyring := b.keyring.Load()
 		err := keyring.Window(ctx, func(w *unseal.Window) error {
 			var openers sync.WaitGroup
@@ -209,14 +206,26 @@ func (b *Bridge) openRecords(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// waitSlow blocks until there is something to open with RSA; false once closed.
-func (r *records) waitSlow() bool {
+// waitSlow blocks until there is something to open with RSA; false once closed or ctx has ended.
+func (r *records) waitSlow(ctx context.Context) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.slow) == 0 && !r.closed {
+	return r.await(ctx, &r.slow)
+}
+
+// await blocks until there is something in a queue; the caller holds r.mu.
+func (r *records) await(ctx context.Context, queue *[]*job) bool {
+	for len(*queue) == 0 && !r.closed && ctx.Err() == nil {
 		r.cond.Wait()
 	}
-	return !r.closed
+	return !r.closed && ctx.Err() == nil
+}
+
+// rouse has whoever waits look at its context.
+func (r *records) rouse() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cond.Broadcast()
 }
 
 // openSlow opens what needs RSA until none is left. Several goroutines may run it.

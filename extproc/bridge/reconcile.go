@@ -50,12 +50,14 @@ type plan struct {
 	rendered     *client.State                   // the resources that Envoy's configuration was last made from
 	certificates *certificates                   // that it was made with
 	index        *grant.Builder
+	generation   uint64   // of the records that it is made from
 	full         bool     // more than keys has changed since the last index
 	problems     []string // of the last index, but for what its builder says
 	waiting      bool     // some connector waits for Envoy: what that leaves out is no problem yet
 	// renderProblems are the endpoints and listeners that could not be rendered.
 	renderProblems []string
 	published      bool
+	served         bool          // some index was published once
 	settled        chan []string // clusters that awaitEnvoy has waited for
 	expiries       *expiries
 }
@@ -113,20 +115,21 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		p.full, changed = false, nil
 	}
 	if b.stale() {
-		b.cfg.Live.Store(nil)
-		b.endRevoked(nil)
-		b.setState(Stale)
+		if b.publish(nil, Stale) {
+			b.endRevoked(nil)
+		}
 		return nil
 	}
 	index := p.index.Index()
-	b.cfg.Live.Store(index)
+	if !b.publish(index, Ready) {
+		return nil
+	}
 	p.expiries.next(time.Now())
 	b.endRevoked(changed)
-	if !p.published {
-		p.published = true
+	if p.published = true; !p.served {
+		p.served = true
 		close(b.first)
 	}
-	b.setState(Ready)
 	problems := slices.Clone(p.problems)
 	if !p.waiting {
 		for _, q := range p.index.Problems() {
@@ -145,7 +148,10 @@ const keysAtOnce = 1024
 func (b *Bridge) takeKeys(p *plan) map[string]bool {
 	changed, now := map[string]bool{}, time.Now()
 	for {
-		list := b.records.changes(keysAtOnce)
+		list, generation := b.records.changes(keysAtOnce)
+		if generation != p.generation { // all that the index was made from is gone
+			p.generation, p.index, p.published, p.full = generation, grant.NewBuilder(), false, true
+		}
 		if len(list) == 0 {
 			return changed
 		}
@@ -169,11 +175,14 @@ func (b *Bridge) reconcileResources(ctx context.Context, p *plan, res *client.St
 	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
 		return false, err
 	}
-	if b.State() < Syncing || (!p.published && !settled) {
-		return false, nil // never publish half of what is stored: a missing key would be called unknown
+	if b.State() < Syncing {
+		// Nothing is open yet, or any more (seal): then it starts over.
+		b.catalog.set(nil)
+		p.published = false
+		return false, nil
 	}
-	if b.stale() {
-		return true, nil
+	if !p.published && !settled {
+		return false, nil // never publish half of what is stored: a missing key would be called unknown
 	}
 	if b.catalog.set(catalogued); !p.published && b.catalog.waiting() {
 		time.AfterFunc(firstModels, b.changed)

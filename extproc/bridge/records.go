@@ -35,7 +35,7 @@ type record struct {
 	workspace unique.Handle[string]
 	opened    *credential.Credential
 	pending   *link.Record // the newest, until it was opened or refused
-	key       *grant.Key   // what reconcile made of it
+	key       *grant.Key   // what reconcile made of it, and its own
 	version   uint64       // highest secret version seen: an older one is a rollback
 	expires   int64
 	body      [32]byte // digest of what opened is made from, whatever its wrap
@@ -43,6 +43,7 @@ type record struct {
 	access    uint8    // link.Access
 	aiType    uint8    // in aiTypes
 	changed   bool     // it is in records.changed
+	known     bool     // reconcile was told that it is open
 }
 
 // aiTypes are kept as their places; whatever else the feed says is the last.
@@ -86,16 +87,17 @@ type records struct {
 	cond        *sync.Cond // on queue, slow and closed
 	credentials map[[16]byte]*record
 	keys        map[[16]byte]*record
-	queue       []*job   // to be looked at
-	slow        []*job   // to be opened with RSA
-	suspect     []*job   // whose original is wanted
+	queue       []*job // to be looked at
+	slow        []*job // to be opened with RSA
+	suspect     []*job // whose original is wanted
 	// parked are those that no key opens yet, or whose original could not be had, until
 	// the feed brings another.
-	parked map[*record]*job
-	unfinished  int      // in queue, slow, suspect, or a worker's
-	changed     []change // of keys, whose in is not filled
-	synced      bool     // the feed has caught up once
-	closed      bool
+	parked     map[*record]*job
+	unfinished int      // in queue, slow, suspect, or a worker's
+	changed    []change // of keys, whose in is not filled
+	synced     bool     // the feed has caught up once
+	closed     bool
+	generation uint64 // of all of this; forget starts the next
 
 	opens, refusals, adopted atomic.Uint64 // for Metrics; adopted are those opens that took no RSA
 }
@@ -186,7 +188,7 @@ func (r *records) apply(m *link.WatchResponse) {
 
 // note puts a key on the list of changes, if there is anything that could have changed.
 func (r *records) note(rec *record, in *link.Record) {
-	if in.Type == seal.TypeRepositoryKey && !rec.changed && (rec.opened != nil || rec.key != nil) {
+	if in.Type == seal.TypeRepositoryKey && !rec.changed && (rec.opened != nil || rec.known) {
 		rec.changed = true
 		r.changed = append(r.changed, change{rec: rec, id: in.Id})
 	}
@@ -200,8 +202,31 @@ func (r *records) retire(rec *record) {
 	}
 }
 
-// changes takes up to max keys that have changed.
-func (r *records) changes(max int) []change {
+// forget takes everything out of use. Nobody applies or opens meanwhile.
+func (r *records) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var old []*credential.Credential
+	for _, all := range []map[[16]byte]*record{r.credentials, r.keys} {
+		for _, rec := range all {
+			if rec.opened != nil {
+				old = append(old, rec.opened)
+			}
+		}
+	}
+	time.AfterFunc(retireAfter, func() {
+		for _, c := range old {
+			c.Free()
+		}
+	})
+	r.credentials, r.keys, r.parked = map[[16]byte]*record{}, map[[16]byte]*record{}, map[*record]*job{}
+	r.queue, r.slow, r.suspect, r.changed = nil, nil, nil, nil
+	r.unfinished, r.synced = 0, false
+	r.generation++
+}
+
+// changes takes up to max keys that have changed, and says how often all were forgotten.
+func (r *records) changes(max int) ([]change, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := min(max, len(r.changed))
@@ -212,7 +237,7 @@ func (r *records) changes(max int) []change {
 	for i := range out {
 		c := &out[i]
 		rec := c.rec
-		rec.changed = false
+		rec.changed, rec.known = false, rec.opened != nil
 		if rec.opened == nil {
 			continue
 		}
@@ -226,7 +251,7 @@ func (r *records) changes(max int) []change {
 			c.in.Expires = time.Unix(rec.expires, 0)
 		}
 	}
-	return out
+	return out, r.generation
 }
 
 func (r *records) close() {

@@ -108,14 +108,11 @@ func retry(ctx context.Context, call func(context.Context) error) (err error) {
 	return err
 }
 
-// takeSuspect waits for records whose second wrap did not open; nil once closed.
-func (r *records) takeSuspect() []*job {
+// takeSuspect waits for records whose second wrap did not open; nil once closed or ctx has ended.
+func (r *records) takeSuspect(ctx context.Context) []*job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.suspect) == 0 && !r.closed {
-		r.cond.Wait()
-	}
-	if r.closed {
+	if !r.await(ctx, &r.suspect) {
 		return nil
 	}
 	n := min(len(r.suspect), link.MaxRewraps)
@@ -130,7 +127,7 @@ var errNoOriginal = errors.New("its second wrap does not open, and the control p
 func (b *Bridge) fetchOriginals(ctx context.Context) error {
 	client, r := link.NewLinkClient(b.cfg.Control), b.records
 	for {
-		jobs := r.takeSuspect()
+		jobs := r.takeSuspect(ctx)
 		if jobs == nil {
 			return ctx.Err()
 		}
@@ -172,6 +169,7 @@ func (b *Bridge) fetchOriginals(ctx context.Context) error {
 func (b *Bridge) followKeys(ctx context.Context) error {
 	var done string // the sealing key that everything was found sealed to
 	for {
+		changed := b.cfg.Trust.Changed()
 		if b.missingKey() {
 			if err := b.takeUpKeys(ctx); err != nil {
 				return err
@@ -191,25 +189,12 @@ func (b *Bridge) followKeys(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-b.rotated:
+		case <-changed:
 			timer.Stop()
 		case <-timer.C:
 			done = ""
 		}
 	}
-}
-
-// manifest takes what the control plane says is in force.
-func (b *Bridge) manifest(signed []byte) {
-	if _, err := b.cfg.Trust.Update(signed); err != nil {
-		b.cfg.Logger.Error("manifest from the control plane refused", "error", err)
-		return
-	}
-	select {
-	case b.rotated <- struct{}{}:
-	default:
-	}
-	b.tell()
 }
 
 // missingKey says whether the manifest has a sealing key that the keyring lacks.
@@ -255,12 +240,20 @@ func (b *Bridge) setKeyring(k *unseal.Keyring) error {
 		k.Purge()
 		return err
 	}
-	old, oldKeys := b.keyring.Swap(k), b.recordKeys.Swap(keys)
+	oldKeys, old := b.recordKeys.Swap(keys), b.keyring.Swap(k)
 	if old != nil {
 		old.Purge()
 		oldKeys.Free()
 	}
 	return nil
+}
+
+// dropKeyring forgets it; nobody opens records any more.
+func (b *Bridge) dropKeyring() {
+	if k := b.keyring.Swap(nil); k != nil {
+		k.Purge()
+		b.recordKeys.Swap(nil).Free()
+	}
 }
 
 // rewrapOutdated wraps what is sealed to older keys under the current one, as long as
