@@ -17,7 +17,7 @@ const (
 
 // attach keeps the way back to the control plane open.
 func (b *Bridge) attach(ctx context.Context) error {
-	a := link.Attachment{Control: b.cfg.Control, Report: b.report, Changed: b.news, Probe: b.answer, Log: b.cfg.Logger}
+	a := link.Attachment{Control: b.cfg.Control, Report: b.report, Changed: b.news, Probe: b.answer, Manifest: b.learn, Log: b.cfg.Logger}
 	return a.Run(ctx)
 }
 
@@ -52,6 +52,12 @@ func (b *Bridge) report() *link.Report {
 	}
 	r.Problems = slices.Clone(b.problems[:min(len(b.problems), maxProblems)])
 	b.mu.Unlock()
+	if m := b.cfg.Trust.Manifest(); m != nil {
+		r.ManifestVersion = m.Version
+	}
+	if k := b.keyring.Load(); k != nil {
+		r.SealingKeys = k.SealingKeys()
+	}
 	if r.Reason == "" && b.State() == Stale {
 		r.Reason = "the control plane was away for too long"
 	}

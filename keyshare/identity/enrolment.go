@@ -37,7 +37,7 @@ type Enrolment struct {
 func (id *Identity) Enrolment(recipient []byte) (Enrolment, error) {
 	e := Enrolment{
 		Format: enrolmentFormat, Role: id.role, Name: id.name,
-		PublicKey: bytes.Clone(id.spki), Recipient: bytes.Clone(recipient),
+		PublicKey: bytes.Clone(id.current.Load().spki), Recipient: bytes.Clone(recipient),
 	}
 	e.Signature = id.Sign(enrolmentDomain, e.transcript())
 	if err := e.Validate(); err != nil {

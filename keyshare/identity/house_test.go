@@ -58,6 +58,11 @@ func newHouse(t testing.TB) *house {
 	return h
 }
 
+func digest(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
+
 func newKey(t testing.TB) ed25519.PrivateKey {
 	t.Helper()
 	_, k, err := ed25519.GenerateKey(nil)

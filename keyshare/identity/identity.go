@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"keybridge/keyshare"
 )
@@ -24,8 +25,12 @@ const (
 	RoleKeeper  Role = "keeper"
 	RoleBridge  Role = "bridge"
 	RoleControl Role = "control"
+	// RoleOperator is nobody's enrolled role: it is that of an operator's session
+	// (NewOperatorSession), for as long as its certificate is valid.
+	RoleOperator Role = "operator"
 )
 
+// check refuses roles that cannot be enrolled.
 func (r Role) check() error {
 	switch r {
 	case RoleKeeper, RoleBridge, RoleControl:
@@ -35,10 +40,17 @@ func (r Role) check() error {
 }
 
 // Identity is a process's own key with the role and name it was made for. It
-// prints as its public parts.
+// prints as its public parts. It is safe for concurrent use; its key may be replaced
+// while it runs, see Follow.
 type Identity struct {
-	role        Role
-	name        string
+	role    Role
+	name    string
+	path    string // of its file; "" : it has none
+	current atomic.Pointer[material]
+}
+
+// material is a key with what is made of it. Immutable.
+type material struct {
 	key         ed25519.PrivateKey
 	spki        []byte // DER
 	certificate tls.Certificate
@@ -66,6 +78,7 @@ func Create(path string, role Role, name string) (*Identity, error) {
 	if err := CreatePrivate(path, pem.EncodeToMemory(&block)); err != nil {
 		return nil, fmt.Errorf("create identity: %w", err)
 	}
+	id.path = path
 	return id, nil
 }
 
@@ -92,6 +105,7 @@ func Load(path string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load identity: %s: %w", path, err)
 	}
+	id.path = path
 	return id, nil
 }
 
@@ -110,7 +124,9 @@ func newIdentity(role Role, name string, key ed25519.PrivateKey) (*Identity, err
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{role: role, name: name, key: key, spki: spki, certificate: certificate}, nil
+	id := &Identity{role: role, name: name}
+	id.current.Store(&material{key: key, spki: spki, certificate: certificate})
+	return id, nil
 }
 
 // Role is the role that the identity was made for.
@@ -120,7 +136,7 @@ func (id *Identity) Role() Role { return id.role }
 func (id *Identity) Name() string { return id.name }
 
 // Fingerprint is what the manifest enrols: hex SHA-256 of the public key's SPKI.
-func (id *Identity) Fingerprint() string { return fingerprint(id.spki) }
+func (id *Identity) Fingerprint() string { return fingerprint(id.current.Load().spki) }
 
 // String shows the public parts; Format keeps %+v and %#v from showing the key.
 func (id *Identity) String() string { return string(id.role) + "/" + id.name }
@@ -132,7 +148,7 @@ func (id *Identity) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(id.Strin
 // msg, so that no signature made for one domain holds in another. Peer.Verify is
 // its counterpart.
 func (id *Identity) Sign(domain string, msg []byte) []byte {
-	return ed25519.Sign(id.key, keyshare.Transcript(domain, msg))
+	return ed25519.Sign(id.current.Load().key, keyshare.Transcript(domain, msg))
 }
 
 func fingerprint(spki []byte) string {

@@ -13,7 +13,7 @@ import (
 )
 
 // ServerTLS is the configuration of a server that accepts enrolled peers in the
-// given roles and nobody else.
+// given roles and nobody else; with RoleOperator among them, operators' sessions too.
 func ServerTLS(id *Identity, t *Trust, accept ...Role) *tls.Config {
 	c := base(id)
 	c.ClientAuth = tls.RequireAnyClientCert
@@ -37,9 +37,11 @@ func ClientTLS(id *Identity, t *Trust, role Role, name string) *tls.Config {
 
 func base(id *Identity) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		NextProtos:   []string{"h2"},
-		Certificates: []tls.Certificate{id.certificate},
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2"},
+		// Asked at each handshake: the identity's key may be replaced while it runs.
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.certificate(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.certificate(), nil },
 		// There is no CA to verify a chain against: VerifyConnection decides, for every
 		// connection, and no host name is involved. It is set wherever this is used.
 		InsecureSkipVerify: true, //nolint:gosec // see above
@@ -48,6 +50,8 @@ func base(id *Identity) *tls.Config {
 		SessionTicketsDisabled: true,
 	}
 }
+
+func (id *Identity) certificate() *tls.Certificate { return &id.current.Load().certificate }
 
 func spiffeID(role Role, name string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: "keybridge", Path: "/" + string(role) + "/" + name}

@@ -118,7 +118,12 @@ func TestCertificatesProveNothing(t *testing.T) {
 	}
 	// The enrolled certificate first and more behind it: refused, not ignored.
 	bridge := identity.ClientTLS(h.bridge, tr, identity.RoleKeeper, "")
-	bridge.Certificates[0].Certificate = append([][]byte{bridge.Certificates[0].Certificate[0]}, der)
+	own, err := bridge.GetClientCertificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := tls.Certificate{Certificate: [][]byte{own.Certificate[0], der}, PrivateKey: own.PrivateKey}
+	bridge.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &two, nil }
 	if serverErr, _ := handshake(t, server, bridge); serverErr == nil || !strings.Contains(serverErr.Error(), "2 certificates") {
 		t.Errorf("got %v", serverErr)
 	}

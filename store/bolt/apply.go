@@ -75,6 +75,8 @@ func check(w store.Write) (*pending, error) {
 		return nil, fmt.Errorf("store: %T is not a record", w.Record)
 	case m.ID == "" || strings.ContainsRune(m.ID, 0) || strings.ContainsRune(m.Workspace, 0):
 		return nil, fmt.Errorf("store: %s with an empty or malformed id", kind)
+	case w.KeepVersion && w.Expect == 0:
+		return nil, fmt.Errorf("store: %s %s cannot be created without a version", kind, m.ID)
 	}
 	p := &pending{Write: w, addr: address(kind, m.ID), before: *m}
 	for _, name := range w.Unique {
@@ -147,6 +149,9 @@ func (p *pending) put(tx *bbolt.Tx, rev uint64, now time.Time) error {
 	m.Version, m.Revision, m.CreatedAt, m.UpdatedAt = p.Expect+1, rev, now, now
 	if p.old != nil {
 		m.CreatedAt = p.old.CreatedAt
+		if p.KeepVersion {
+			m.Version, m.UpdatedAt = p.old.Version, p.old.UpdatedAt
+		}
 		if err := changes.Delete(changeKey(p.old.Revision, p.addr)); err != nil {
 			return err
 		}
