@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"keybridge/e2e/leak"
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
@@ -272,7 +270,7 @@ func (w *world) wantPurged(ctx context.Context, t *testing.T, pid int, signal sy
 		return strings.Count(log, `msg="bridge purged"`)
 	}
 	before := purged()
-	err := leak.AtExit(ctx, pid, unix.Signal(signal), func() bool { return purged() > before }, func(proc string) error {
+	err := leak.AtExit(ctx, pid, signal, func() bool { return purged() > before }, func(proc string) error {
 		secret := m.custodyNeedles()
 		maps.Copy(secret, w.sigV4Needles())
 		found, err := leak.Memory(proc, secret)

@@ -60,7 +60,11 @@ func (w *world) moveRecord(t *testing.T, id, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	changed := 0
 	if err := db.Update(func(tx *bbolt.Tx) error {
 		records := tx.Bucket([]byte("records"))

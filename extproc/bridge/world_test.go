@@ -208,7 +208,7 @@ func (w *world) put(t *testing.T, r sealRequest) {
 
 // memory is a store of sealed records.
 type memory struct {
-	link.Wraps
+	wrapping
 	manifest, keyring []byte
 
 	mu       sync.Mutex

@@ -27,7 +27,7 @@ func childPanic() (err error) {
 		return err
 	}
 	fine := errors.New("fine")
-	if got := lockedmem.Guard(func() error { return fine })(); got != fine || s.Bytes() == nil {
+	if got := lockedmem.Guard(func() error { return fine })(); !errors.Is(got, fine) || s.Bytes() == nil {
 		return fmt.Errorf("without a panic: %w, %d bytes left", got, len(s.Bytes()))
 	}
 	defer func() {
@@ -174,7 +174,7 @@ func checkMessage(limit uint64, said, reason string) error {
 		"(systemd: LimitMEMLOCK=64M, containers: --ulimit memlock=67108864, shells: ulimit -l), grant CAP_IPC_LOCK, " +
 		"or accept that secrets may reach swap with --allow-unlocked"
 	if _, err := lockedmem.Harden(false); err == nil || err.Error() != want {
-		return fmt.Errorf("says %q,\nnot %q", err, want)
+		return fmt.Errorf("says %w,\nnot %s", err, want)
 	}
 	return nil
 }

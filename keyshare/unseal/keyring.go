@@ -33,6 +33,7 @@ var (
 // concurrently.
 type Keyring struct {
 	enclave *lockedmem.Enclave
+	sealing []string // ids of its sealing keys
 	purged  atomic.Bool
 	eraser  eraser
 }
@@ -116,9 +117,13 @@ func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) 
 			return
 		}
 		defer lockedmem.Wipe(plain)
-		if _, parseErr := parse(plain); parseErr != nil {
+		parsed, parseErr := parse(plain)
+		if parseErr != nil {
 			err = fmt.Errorf("%w: %w", ErrKeyring, parseErr)
 			return
+		}
+		for _, s := range parsed.sealing {
+			k.sealing = append(k.sealing, s.id)
 		}
 		k.enclave, err = lockedmem.NewEnclave(plain)
 	})
@@ -127,6 +132,10 @@ func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) 
 	}
 	return k, nil
 }
+
+// SealingKeys are the ids of the keys that it opens records of, in the order of their
+// versions. The caller must not change them.
+func (k *Keyring) SealingKeys() []string { return k.sealing }
 
 // Window decrypts the keyring and calls use, which may open records until it
 // returns, from as many goroutines as it likes, and waits for them. Records open
@@ -151,7 +160,7 @@ func (k *Keyring) Window(ctx context.Context, use func(w *Window) error) error {
 	case err != nil:
 		return fmt.Errorf("unseal: open window: %w", err)
 	}
-	defer k.eraser.windowClosed()
+	defer k.eraser.used()
 	defer w.close()
 	return use(w)
 }
@@ -159,15 +168,15 @@ func (k *Keyring) Window(ctx context.Context, use func(w *Window) error) error {
 // eraseInterval spares the request path the collections of a burst of windows.
 const eraseInterval = 10 * time.Second
 
-// eraser lets runtime/secret erase what closed windows have parsed: at once, but
-// once in eraseInterval; what closes meanwhile is erased when that is over.
+// eraser lets runtime/secret erase what was parsed and is not used any more: at once, but
+// once in eraseInterval; what comes meanwhile is erased when that is over.
 type eraser struct {
 	mu   sync.Mutex
 	last time.Time   // of a collection
 	next *time.Timer // nil: nothing waits for it
 }
 
-func (e *eraser) windowClosed() {
+func (e *eraser) used() {
 	if lockedmem.SecretMode() == "none" {
 		return
 	}
@@ -186,7 +195,7 @@ func (e *eraser) windowClosed() {
 	}
 }
 
-// erase is called with mu held. A window that closes meanwhile waits for it, and
+// erase is called with mu held. Who is done meanwhile waits for it, and
 // then for the next one.
 func (e *eraser) erase() {
 	e.next, e.last = nil, time.Now()

@@ -27,6 +27,7 @@ type heldKey struct {
 // RecordKeys copies the record keys to an arena, from where the caller frees them.
 func (k *Keyring) RecordKeys(arena *lockedmem.Arena) (*RecordKeys, error) {
 	r := &RecordKeys{keyring: k, arena: arena}
+	defer k.eraser.used()
 	var err error
 	lockedmem.Do(func() {
 		err = k.enclave.Open(func(plain []byte) error {
@@ -97,7 +98,7 @@ func (r *RecordKeys) Open(s *seal.Sealed, use func(plaintext []byte) error) erro
 
 // Erase has what opens left on the heap erased now, unless that was done moments ago.
 // It is for the end of a burst of opens.
-func (r *RecordKeys) Erase() { r.keyring.eraser.windowClosed() }
+func (r *RecordKeys) Erase() { r.keyring.eraser.used() }
 
 // Free wipes the keys once no record is being opened with them.
 func (r *RecordKeys) Free() {
