@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -265,7 +266,7 @@ func (s *scale) run(b testing.TB, after func()) time.Duration {
 	must(b, err)
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
-	start := time.Now()
+	start, worked := time.Now(), cpu(b)
 	go func() { done <- br.Run(ctx) }()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -276,12 +277,22 @@ func (s *scale) run(b testing.TB, after func()) time.Duration {
 		<-tick.C
 	}
 	took := time.Since(start)
+	// Of this process, which is the control plane and three keepers, too.
+	b.(*testing.B).ReportMetric((cpu(b) - worked).Seconds(), "cpu-s")
 	if after != nil {
 		after()
 	}
 	cancel()
 	must(b, <-done)
 	return took
+}
+
+// cpu is the time that this process has had on all cores.
+func cpu(b testing.TB) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // resident is what the kernel counts, once nothing is left to be collected.
