@@ -268,17 +268,15 @@ func (r *records) settled() bool {
 	return r.synced && r.unfinished == 0
 }
 
-// allCredentials are the opened credentials that are not deleted, by id.
-func (r *records) allCredentials() map[string]*credential.Credential {
+// opened is the opened credential of a record that is not deleted; nil if there is none.
+func (r *records) opened(id string) *credential.Credential {
+	at, ok := uuid(id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[string]*credential.Credential, len(r.credentials))
-	for _, rec := range r.credentials {
-		if rec.opened != nil {
-			out[rec.opened.Record()] = rec.opened
-		}
+	if rec := r.credentials[at]; ok && rec != nil {
+		return rec.opened
 	}
-	return out
+	return nil
 }
 
 // credential is the opened credential of a record that is in use; nil if there is none.
