@@ -138,7 +138,8 @@ func TestProbeS3(t *testing.T) {
 		{"wrong secret for the account", fresh{binding: binding(server.Access, "*"), secret: "not-" + server.Secret, region: provider.Region}, false, "SignatureDoesNotMatch", ""},
 		{"unknown key", fresh{binding: binding("AKNOBODY", "photos"), secret: server.Secret, region: provider.Region}, false, "InvalidAccessKeyId", ""},
 		{"wrong region", fresh{binding: binding(server.Access, "photos"), secret: server.Secret, region: "eu-north-7"}, false, provider.Region, provider.Region},
-		{"nobody listens", fresh{binding: nobody, secret: server.Secret, region: provider.Region}, false, "connection refused", ""},
+		{"nobody listens", fresh{binding: nobody, secret: server.Secret, region: provider.Region}, false, "the provider was not reached: dial tcp", ""},
+		{"no such name", fresh{binding: at(seal.UseOpenAI, "https://does-not-exist.invalid/v1"), secret: "sk-0123456789", provider: "OTHER"}, false, "the provider was not reached: lookup does-not-exist.invalid: ", ""},
 		{"another bucket than bound", fresh{binding: binding(server.Access, "photos"), secret: server.Secret, edit: func(p *link.Probe) { p.Bucket = "other" }}, false, "another bucket", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
