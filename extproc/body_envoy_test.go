@@ -215,7 +215,7 @@ func TestBodyStalls(t *testing.T) {
 			}
 			got, _ := io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
-			if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < 300*time.Millisecond || took > 5*time.Second {
+			if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < 300*time.Millisecond {
 				t.Errorf("after %d bytes: %d %s in %v", n, resp.StatusCode, got, took)
 			}
 		}

@@ -87,6 +87,9 @@ func (p *scribe) forward(r *extproc.Request) *extproc.Decision {
 	return d
 }
 
+// patience is for a machine that has much else to do; nothing is found out by waiting.
+const patience = 2 * time.Minute
+
 // gateway is a real Envoy, configured as by a bridge, with a server of ours.
 type gateway struct {
 	t        *testing.T
@@ -203,7 +206,7 @@ func startGateway(t *testing.T, opts extproc.Options) *gateway {
 			t.Logf("stopping Envoy: %v", err)
 		}
 	})
-	ready, cancelReady := context.WithTimeout(context.Background(), 20*time.Second)
+	ready, cancelReady := context.WithTimeout(context.Background(), patience)
 	defer cancelReady()
 	if err := g.envoy.Ready(ready); err != nil {
 		t.Fatal(err)
@@ -228,7 +231,7 @@ func (g *gateway) client(http2 bool) *http.Client {
 	tr.Protocols.SetHTTP1(!http2)
 	tr.Protocols.SetUnencryptedHTTP2(http2)
 	g.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	return &http.Client{Transport: tr, Timeout: patience}
 }
 
 // both runs a test with each version of HTTP.
@@ -343,7 +346,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 // eventually waits for what another process or goroutine is about to do.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline, tick := time.NewTimer(10*time.Second), time.NewTicker(5*time.Millisecond)
+	deadline, tick := time.NewTimer(patience), time.NewTicker(5*time.Millisecond)
 	defer deadline.Stop()
 	defer tick.Stop()
 	for !ok() {

@@ -73,9 +73,8 @@ func TestEndStreams(t *testing.T) {
 			switch {
 			case r.key != "lost":
 				t.Errorf("%s of the other key ended too: %d, %v", r.name, r.status, r.err)
-			case r.at.Sub(revoked) > 3*time.Second: // Envoy closes an HTTP/1.1 connection after its delayed_close_timeout, 1 s
-
-				t.Errorf("%s ended after %v", r.name, r.at.Sub(revoked))
+			case timedOut(r.err): // nothing else would have ended it before those of the other key
+				t.Errorf("%s did not end: %v", r.name, r.err)
 			case r.name == "download" || r.name == "events":
 				if r.err == nil {
 					t.Errorf("%s ended as if it were complete", r.name)
@@ -110,7 +109,10 @@ func TestManyOpen(t *testing.T) {
 	const n = 1200
 	client := g.client(true)
 	failed := make(chan error, n)
-	for range n {
+	for i := range n {
+		// They are opened a few at a time: how many can be open is asked, not how many
+		// a busy machine decides on before Envoy's message_timeout, 2 s.
+		eventually(t, "all are open", func() bool { return int64(i)-g.upstream.requests.Load() < 16 })
 		go func() {
 			resp, err := client.Do(g.request(t.Context(), "GET", "/headers", "a", nil))
 			if err == nil {
@@ -144,6 +146,12 @@ func TestManyOpen(t *testing.T) {
 	t.Logf("all had ended after %v", time.Since(start))
 }
 
+// timedOut tells a client that lost its patience from one whose request ended.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
 // TestBridgeGone: the requests of a bridge that is gone end: nobody could revoke them.
 func TestBridgeGone(t *testing.T) {
 	g := startGateway(t, extproc.Options{Drain: time.Millisecond})
@@ -153,8 +161,7 @@ func TestBridgeGone(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	g.stop()
-	var timeout net.Error
-	if _, err := io.ReadAll(resp.Body); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+	if _, err := io.ReadAll(resp.Body); err == nil || timedOut(err) {
 		t.Errorf("the events ended with %v", err)
 	}
 	again, err := g.client(false).Do(g.request(t.Context(), "GET", "/", "a", nil))

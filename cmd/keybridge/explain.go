@@ -130,7 +130,7 @@ var hints = map[string]string{
 	"LAST_ADMIN":             "make another first: keybridge token create --role '*=ADMIN'",
 	"NO_BRIDGE":              "keybridge node list shows the bridges; --no-validate does without",
 	"PROBE_FAILED":           "try again; the bridge's log may say more",
-	"PROVIDER_REFUSED":       "that is the provider's answer; check key, secret, bucket, region and endpoint",
+	"PROVIDER_REFUSED":       "the bridge heard that from the provider, or why it heard nothing; check key, secret, bucket, region and endpoint",
 	"NO_SEALING_KEY":         "the manifest in the store names no current sealing key; the control plane's log says more",
 	"SEALED_MISMATCH":        "it was changed meanwhile; run the command again",
 	"SEALING_KEY_CHANGED":    "run the command again: it seals to the new key",

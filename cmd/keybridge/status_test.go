@@ -172,7 +172,7 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	check(1, "keybridge: admin API: 401 Incorrect API key provided (PROVIDER_REFUSED)\n"+
-		"  hint: that is the provider's answer; check key, secret, bucket, region and endpoint\n", create...)
+		"  hint: the bridge heard that from the provider, or why it heard nothing; check key, secret, bucket, region and endpoint\n", create...)
 	fleet.probe.OK = true
 	must(t, create...)
 	must(t, "repo", "create", "bot", "--connector", "gpt")
@@ -180,7 +180,7 @@ func TestFleet(t *testing.T) {
 	check(0, "connector gpt works: the provider accepts the credential, 12 ms, 2 models\n", "connector", "validate", "gpt")
 	fleet.probe.OK = false
 	check(1, "keybridge: connector gpt: 401 Incorrect API key provided\n"+
-		"  hint: that is the provider's answer; check key, secret, bucket, region and endpoint\n", "connector", "validate", "gpt")
+		"  hint: the bridge heard that from the provider, or why it heard nothing; check key, secret, bucket, region and endpoint\n", "connector", "validate", "gpt")
 	check(0, `NAME      STATUS  REGION  IP        URL                    LATENCY  VERSION  HEARD
 bridge-1  ONLINE  eu      10.0.0.7  https://10.0.0.7:9000  3 ms     v1       never
 `, "node", "list")

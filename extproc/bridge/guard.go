@@ -91,8 +91,12 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context()) // a RoundTripper leaves the request as it is
 	r.Header.Set("User-Agent", userAgent)
 	answer, err := b.next.RoundTrip(r)
-	if err != nil {
-		return nil, err
+	var lookup *net.DNSError
+	switch {
+	case errors.As(err, &lookup): // without the resolver's address, which is of no use to who reads this
+		return nil, fmt.Errorf("the provider was not reached: lookup %s: %s", lookup.Name, lookup.Err)
+	case err != nil:
+		return nil, fmt.Errorf("the provider was not reached: %w", err)
 	}
 	answer.Body = &cut{answer.Body, maxAnswer}
 	return answer, nil

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,22 +65,25 @@ func badEndpoints(t *testing.T) map[string]translate.Endpoint {
 	}
 	later := time.Now().Add(time.Hour)
 	return map[string]translate.Endpoint{
-		"name that does not exist":   {Scheme: "https", Host: "does-not-exist.invalid", Port: 443},
-		"name of 253 bytes":          {Scheme: "http", Host: longName, Port: 80},
-		"nobody listens":             {Scheme: "http", Host: "127.0.0.1", Port: uint16(freePort(t))},
-		"broadcast address":          {Scheme: "http", Host: "255.255.255.255", Port: 80},
-		"unspecified address":        {Scheme: "http", Host: "0.0.0.0", Port: uint16(freePort(t))},
-		"TLS where none is spoken":   {Scheme: "https", Host: "127.0.0.1", Port: startProvider(t, "").Port},
-		"never finishes a handshake": {Scheme: "https", Host: "127.0.0.1", Port: uint16(silent.Addr().(*net.TCPAddr).Port)},
-		"other CA":                   secure(stranger, other.pem),
-		"other name":                 secure(renamed, ca.pem),
-		"expired CA":                 secure(stranger, oddCA(t, p224.Public(), p224, time.Now().Add(-time.Minute))),
-		"CA with a P-224 key":        secure(stranger, oddCA(t, p224.Public(), p224, later)),
-		"CA with an Ed25519 key":     secure(stranger, oddCA(t, pub, priv, later)),
-		"CA twice":                   secure(stranger, slices.Concat(other.pem, other.pem)),
-		"leaf for a CA":              secure(renamed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.issue(t, []string{"x"}, nil).Certificate[0]})),
+		"name that does not exist": {Scheme: "https", Host: "does-not-exist.invalid", Port: 443},
+		"name of 253 bytes":        {Scheme: "http", Host: longName, Port: 80},
+		"nobody listens":           {Scheme: "http", Host: "127.0.0.1", Port: uint16(freePort(t))},
+		"broadcast address":        {Scheme: "http", Host: "255.255.255.255", Port: 80},
+		"unspecified address":      {Scheme: "http", Host: "0.0.0.0", Port: uint16(freePort(t))},
+		"TLS where none is spoken": {Scheme: "https", Host: "127.0.0.1", Port: startProvider(t, "").Port},
+		endless:                    {Scheme: "https", Host: "127.0.0.1", Port: uint16(silent.Addr().(*net.TCPAddr).Port)},
+		"other CA":                 secure(stranger, other.pem),
+		"other name":               secure(renamed, ca.pem),
+		"expired CA":               secure(stranger, oddCA(t, p224.Public(), p224, time.Now().Add(-time.Minute))),
+		"CA with a P-224 key":      secure(stranger, oddCA(t, p224.Public(), p224, later)),
+		"CA with an Ed25519 key":   secure(stranger, oddCA(t, pub, priv, later)),
+		"CA twice":                 secure(stranger, slices.Concat(other.pem, other.pem)),
+		"leaf for a CA":            secure(renamed, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.issue(t, []string{"x"}, nil).Certificate[0]})),
 	}
 }
+
+// endless is a bad endpoint that keeps Envoy trying.
+const endless = "never finishes a handshake"
 
 const longName = "a123456789012345678901234567890123456789012345678901234567890." +
 	"b123456789012345678901234567890123456789012345678901234567890." +
@@ -113,12 +117,8 @@ func TestBadEndpointsDisturbNobody(t *testing.T) {
 		t.Helper()
 		b.t = t
 		b.onHeaders(forwardTo(good))
-		start := time.Now()
 		if resp, body := b.send(configv1.Protocol_S3, get); resp.StatusCode != 200 || body != "ok" {
 			t.Errorf("%s: the good endpoint got %d %q", when, resp.StatusCode, body)
-		}
-		if took := time.Since(start); took > 2*time.Second {
-			t.Errorf("%s: the good endpoint took %v", when, took)
 		}
 	}
 	push := func(t *testing.T, endpoints ...translate.Endpoint) {
@@ -132,7 +132,7 @@ func TestBadEndpointsDisturbNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.xds.WaitAcked(deadline(t, 5*time.Second), nodeID, resourcev3.ClusterType, version); err != nil {
+		if err := b.xds.WaitAcked(deadline(t, 20*time.Second), nodeID, resourcev3.ClusterType, version); err != nil {
 			t.Errorf("not taken by Envoy: %v", err)
 		}
 	}
@@ -147,12 +147,18 @@ func TestBadEndpointsDisturbNobody(t *testing.T) {
 				return forwardTo(e)(a, h)
 			})
 			var using sync.WaitGroup
+			var over atomic.Bool
 			using.Go(func() {
+				defer over.Store(true)
 				resp, body := b.send(configv1.Protocol_S3, get)
 				wantError(t, configv1.Protocol_S3, resp, body, 503, "ServiceUnavailable")
 			})
 			<-asked
 			serves(t, "used")
+			// Envoy gives up after the cluster's connect_timeout, 5 s.
+			if name == endless && over.Load() {
+				t.Error("the good endpoint was served only after the bad one was given up")
+			}
 			push(t, good) // while the provider is still being tried
 			serves(t, "gone")
 			using.Wait()
