@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -70,6 +71,19 @@ func (s *Server) Attach(stream Link_AttachServer) error {
 	defer s.hub.detach(a)
 	s.hub.log.Info("bridge attached", "bridge", p.Name, "version", first.Version)
 	defer s.hub.log.Info("bridge detached", "bridge", p.Name)
+	var told []byte
+	// tell sends the manifest if it is news. A bridge that it does not list any more is
+	// told so, with the very document that says it, before it is sent away.
+	tell := func() error {
+		if m := s.hub.manifest(); m != nil && !bytes.Equal(m, told) {
+			if err := stream.Send(&ControlMessage{Manifest: m}); err != nil {
+				return err
+			}
+			told = m
+		}
+		_, err := s.bridge(ctx)
+		return err
+	}
 	ping := s.hub.take(a, &BridgeMessage{Message: &BridgeMessage_Report{Report: first}})
 	for {
 		if ping != nil {
@@ -84,9 +98,13 @@ func (s *Server) Attach(stream Link_AttachServer) error {
 				return nil
 			}
 			if _, err := s.bridge(ctx); err != nil {
-				return err // revoked since
+				return tell() // revoked since
 			}
 			ping = s.hub.take(a, m)
+		case <-a.news:
+			if err := tell(); err != nil {
+				return err
+			}
 		case m := <-a.send:
 			if err := stream.Send(m); err != nil {
 				return err
@@ -120,7 +138,10 @@ type Attachment struct {
 	// Probe makes the call that is asked for and returns within ProbeTimeout. It is
 	// called concurrently; it need not set the result's id.
 	Probe func(ctx context.Context, p *Probe) *ProbeResult
-	Log   *slog.Logger
+	// Manifest gets every signed manifest that the control plane sends, the first soon
+	// after attaching. It verifies what it gets and does not block; nil: not told.
+	Manifest func(signed []byte)
+	Log      *slog.Logger
 }
 
 // Run stays attached until ctx ends, whatever happens to the control plane, and
@@ -160,9 +181,12 @@ func (a *Attachment) once(ctx context.Context) error {
 			cancel(err)
 			return context.Cause(ctx)
 		}
+		if len(m.Manifest) > 0 && a.Manifest != nil {
+			a.Manifest(m.Manifest)
+		}
 		p := m.Probe
 		if p == nil {
-			continue // of a newer control plane
+			continue // none, or of a newer control plane
 		}
 		answer := func(r *ProbeResult) {
 			r.Id = p.Id

@@ -53,16 +53,21 @@ type BridgeState struct {
 // Hub is the control plane's end of every attached bridge. Its methods may be
 // called concurrently.
 type Hub struct {
+	// Manifest is the signed manifest in force (identity.Trust.Signed), which every
+	// bridge gets when it attaches and at each Announce. Set before use; nil: none is sent.
+	Manifest func() []byte
+
 	log *slog.Logger
 
-	mu       sync.Mutex
-	bridges  map[string]*attached // by name; the newest attachment of each
-	sequence uint64               // of probe ids
+	mu          sync.Mutex
+	bridges     map[string]*attached // by name; the newest attachment of each
+	attachments map[*attached]bool   // whose streams are open
+	sequence    uint64               // of probe ids
 }
 
 // NewHub makes a Hub; NewServer connects it to bridges.
 func NewHub(log *slog.Logger) *Hub {
-	return &Hub{log: log, bridges: map[string]*attached{}}
+	return &Hub{log: log, bridges: map[string]*attached{}, attachments: map[*attached]bool{}}
 }
 
 // attached is one Attach stream. All but its immutable parts are guarded by Hub.mu.
@@ -70,11 +75,33 @@ type attached struct {
 	peer func() (identity.Peer, error) // asks again whether it is enrolled, and for what
 	send chan *ControlMessage          // drained by the stream's own sender
 	gone chan struct{}                 // closed when the stream ends
+	news chan struct{}                 // capacity 1: the manifest may be a newer one
 
 	state   BridgeState
 	pending map[string]chan<- *ProbeResult // each of capacity 1
 	ping    string                         // id of the last ping, sent at pinged
 	pinged  time.Time
+}
+
+// Announce sends the manifest to every attached bridge, and ends the attachments of
+// those that it does not list any more. Call it when the manifest in force has changed.
+func (h *Hub) Announce() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for a := range h.attachments {
+		select {
+		case a.news <- struct{}{}:
+		default: // it has not looked yet since the last time
+		}
+	}
+}
+
+// manifest is what bridges are sent; nil: nothing.
+func (h *Hub) manifest() []byte {
+	if h.Manifest == nil {
+		return nil
+	}
+	return h.Manifest()
 }
 
 // Bridges are all bridges that have attached, in the order of their names.
@@ -208,7 +235,8 @@ func (h *Hub) forget(a *attached, id string) {
 func (h *Hub) attach(p identity.Peer, address string, peer func() (identity.Peer, error), first *Report) *attached {
 	now := time.Now()
 	a := &attached{
-		peer: peer, send: make(chan *ControlMessage), gone: make(chan struct{}), pending: map[string]chan<- *ProbeResult{},
+		peer: peer, send: make(chan *ControlMessage), gone: make(chan struct{}), news: make(chan struct{}, 1),
+		pending: map[string]chan<- *ProbeResult{},
 		state: BridgeState{
 			Name: p.Name, SPKI: p.SPKI, Workspaces: p.Workspaces, Address: address,
 			Report: first, Connected: true, ConnectedAt: now, LastReport: now,
@@ -220,12 +248,15 @@ func (h *Hub) attach(p identity.Peer, address string, peer func() (identity.Peer
 		a.state.RTT = old.state.RTT
 	}
 	h.bridges[p.Name] = a
+	h.attachments[a] = true
+	a.news <- struct{}{} // it has not been sent the manifest yet
 	return a
 }
 
 func (h *Hub) detach(a *attached) {
 	h.mu.Lock()
 	a.state.Connected = false
+	delete(h.attachments, a)
 	h.mu.Unlock()
 	close(a.gone)
 }

@@ -33,7 +33,10 @@ type member struct {
 	state   atomic.Value // string
 	revoked atomic.Bool
 	reports atomic.Int64
-	stop    func()
+	// manifest is the last that the bridge was sent, manifests how many there were.
+	manifest  atomic.Value // string
+	manifests atomic.Int64
+	stop      func()
 }
 
 func newFleet() fleet { return fleet{link.NewHub(slog.New(slog.DiscardHandler))} }
@@ -63,6 +66,10 @@ func (f fleet) join(t *testing.T, name, state string, workspaces []string, probe
 		Report: func() *link.Report {
 			m.reports.Add(1)
 			return &link.Report{State: m.state.Load().(string), Version: "v-test"}
+		},
+		Manifest: func(signed []byte) {
+			m.manifest.Store(string(signed))
+			m.manifests.Add(1)
 		},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -94,6 +101,42 @@ func (f fleet) await(t *testing.T, ok func() bool) {
 			t.Fatalf("did not happen; bridges %+v", f.Bridges())
 		case <-tick.C:
 		}
+	}
+}
+
+func TestManifestIsPushed(t *testing.T) {
+	f := newFleet()
+	var inForce atomic.Value
+	inForce.Store("one")
+	f.Hub.Manifest = func() []byte { return []byte(inForce.Load().(string)) }
+	members := map[string]*member{}
+	for _, name := range []string{"a", "b"} {
+		members[name] = f.join(t, name, "ready", []string{"*"}, says(name))
+	}
+	has := func(name, want string) func() bool {
+		return func() bool { got, _ := members[name].manifest.Load().(string); return got == want }
+	}
+	f.await(t, has("a", "one")) // on attaching
+	f.await(t, has("b", "one"))
+
+	f.Announce() // the same again is not sent again
+	inForce.Store("two")
+	f.Announce()
+	f.await(t, has("a", "two"))
+	f.await(t, has("b", "two"))
+	if n := members["a"].manifests.Load(); n != 2 {
+		t.Errorf("sent %d manifests, want 2", n)
+	}
+
+	// A bridge that the new one does not list learns it, and is sent away.
+	members["a"].revoked.Store(true)
+	inForce.Store("three")
+	f.Announce()
+	f.await(t, has("a", "three"))
+	f.await(t, has("b", "three"))
+	f.await(t, func() bool { s, _ := f.state("a"); return !s.Connected })
+	if s, _ := f.state("b"); !s.Connected {
+		t.Error("the other bridge was sent away too")
 	}
 }
 
