@@ -64,19 +64,33 @@ func Verify(root ed25519.PublicKey, signed []byte) (*Manifest, error) {
 		!ed25519.Verify(root, append([]byte(signatureDomain), s.Payload...), s.Signature) {
 		return nil, fmt.Errorf("verify manifest: %w", ErrSignature)
 	}
+	m, err := ParseManifest(s.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("verify manifest: %w", err)
+	}
+	return m, nil
+}
+
+// ParseManifest reads the payload of a manifest that nobody has signed yet, as a
+// ceremony hands it to keepers, by the rules that hold for signed ones. Who calls it
+// knows from elsewhere whom the payload is from, and puts nothing into force by it.
+func ParseManifest(payload []byte) (*Manifest, error) {
+	if len(payload) > maxSigned {
+		return nil, fmt.Errorf("%d bytes are more than any manifest has", len(payload))
+	}
 	var format struct {
 		Format int `json:"format"`
 	}
-	if err := json.Unmarshal(s.Payload, &format); err == nil && format.Format != ManifestFormat {
+	if err := json.Unmarshal(payload, &format); err == nil && format.Format != ManifestFormat {
 		// Said before the strict parse, which would stumble over a newer format's fields.
-		return nil, fmt.Errorf("verify manifest: format %d is not known to this version of keybridge", format.Format)
+		return nil, fmt.Errorf("format %d is not known to this version of keybridge", format.Format)
 	}
 	m := new(Manifest)
-	if err := parseCanonical(s.Payload, m); err != nil {
-		return nil, fmt.Errorf("verify manifest: %w", err)
+	if err := parseCanonical(payload, m); err != nil {
+		return nil, err
 	}
 	if err := m.validate(); err != nil {
-		return nil, fmt.Errorf("verify manifest: %w", err)
+		return nil, err
 	}
 	return m, nil
 }

@@ -149,7 +149,7 @@ func keeperRunCommand() *cobra.Command {
 			return err
 		}
 		defer k.Close()
-		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), identity.RoleBridge))))
+		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))))
 		k.Register(server)
 		g, ctx := errgroup.WithContext(cmd.Context())
 		g.Go(func() error { return serveGRPC(ctx, server, *listen) })

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -133,6 +134,9 @@ func (id *Identity) Name() string { return id.name }
 
 // Fingerprint is what the manifest enrols: hex SHA-256 of the public key's SPKI.
 func (id *Identity) Fingerprint() string { return fingerprint(id.current.Load().spki) }
+
+// PublicKey is the DER SubjectPublicKeyInfo that Fingerprint digests.
+func (id *Identity) PublicKey() []byte { return bytes.Clone(id.current.Load().spki) }
 
 // String shows the public parts; Format keeps %+v and %#v from showing the key.
 func (id *Identity) String() string { return string(id.role) + "/" + id.name }

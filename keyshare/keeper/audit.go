@@ -23,14 +23,19 @@ import (
 
 // Events of the audit log: decisions that change who has a share, nothing else.
 const (
-	eventAccept  = "accept"
-	eventRelease = "release"
+	eventAccept  = "accept"  // a delivery was taken in from a file
+	eventRelease = "release" // the share went to a bridge or an operator
+	eventStage   = "stage"   // a share of a set to come was taken in
+	eventAdopt   = "adopt"   // a newer manifest came into force
+	eventPromote = "promote" // the staged share is the held one now
+	eventOver    = "over"    // the held share is not released any more
+	eventErase   = "erase"   // a share that was over is erased
 	// eventRepair says that the end of a line was found that never got onto disk whole.
 	eventRepair = "repair"
 )
 
-// maxLine bounds one line; a release takes about 1 KiB.
-const maxLine = 16 << 10
+// maxLine bounds one line; a release takes about 1 KiB, an erasure 64 bytes a keeper.
+const maxLine = 32 << 10
 
 // auditLine is one line of the log, JSON. Each line carries the SHA-256 of the one
 // before it, so that none can be changed or taken out without changing all that
@@ -44,11 +49,14 @@ type auditLine struct {
 	Set      string    `json:"set,omitempty"`
 	Epoch    uint64    `json:"epoch,omitempty"`
 	// Releases only.
-	Bridge    string            `json:"bridge,omitempty"`
+	Bridge string `json:"bridge,omitempty"` // or operator/NAME
+
 	Reason    string            `json:"reason,omitempty"`
 	PublicKey ed25519.PublicKey `json:"publicKey,omitempty"` // of the bridge
 	Request   []byte            `json:"request,omitempty"`   // release.Transcript.Bytes
 	Signature []byte            `json:"signature,omitempty"` // over Request
+	// Erasures only: the keepers of the old set whose acknowledgements allow it.
+	Keepers []string `json:"keepers,omitempty"`
 	// Repairs only: what was cut off.
 	Dropped string `json:"dropped,omitempty"` // hex SHA-256
 	Prev    string `json:"prev"`              // hex SHA-256 of the previous line, "" at first
@@ -146,7 +154,7 @@ func (l *auditLog) check(b []byte) error {
 		return errors.New("does not follow the line before it: the log was changed")
 	}
 	switch line.Event {
-	case eventAccept, eventRepair:
+	case eventAccept, eventStage, eventAdopt, eventPromote, eventOver, eventErase, eventRepair:
 		return nil
 	case eventRelease:
 		t, err := release.ParseTranscript(line.Request)

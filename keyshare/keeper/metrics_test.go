@@ -40,6 +40,8 @@ func TestMetrics(t *testing.T) {
 		"keybridge_keeper_refusals_total malformed": 0,
 		"keybridge_keeper_refusals_total custody":   0,
 		"keybridge_keeper_refusals_total internal":  0,
+		"keybridge_keeper_refusals_total policy":    0,
+		"keybridge_keeper_retired_shares":           0,
 		"keybridge_keeper_holds_share":              1,
 		"keybridge_keeper_audit_lines":              1, // of Accept
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/hpke"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -362,7 +363,8 @@ func TestStaleCustody(t *testing.T) {
 		_, err = st.Recv()
 		v.refused(share, err, codes.FailedPrecondition, "of set")
 	}
-	if st, err := v.client.Status(t.Context(), &release.StatusRequest{}); err != nil || st.GetHoldsShare() || st.GetEpoch() != 1 {
+	if st, err := v.client.Status(t.Context(), &release.StatusRequest{}); err != nil || st.GetHoldsShare() || st.GetEpoch() != 0 ||
+		len(st.GetRetired()) != 1 || !strings.Contains(st.GetProblem(), "holds no share of set") {
 		t.Errorf("status %v, %v", st, err)
 	}
 }
@@ -406,8 +408,8 @@ func TestNoReleaseWithoutAudit(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
 	k := s.Keepers[0]
-	k.Config.Policy = func(bridge identity.Peer, r *release.Transcript) error {
-		if bridge.Name == "bridge-1" && r.Reason == "test" {
+	k.Config.Policy = func(bridge identity.Peer, from netip.Addr, r *release.Transcript) error {
+		if bridge.Name == "bridge-1" && from.IsLoopback() && r.Reason == "test" {
 			return errors.New("not on Sundays")
 		}
 		return nil

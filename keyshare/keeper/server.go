@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"keybridge/keyshare"
@@ -35,34 +37,30 @@ type Config struct {
 	Root ed25519.PublicKey
 	// Logger gets one line per release and refusal; nil is slog.Default.
 	Logger *slog.Logger
-	// Policy, if set, may refuse a request of an enrolled bridge that is otherwise
-	// good, for instance outside of a maintenance window. The bridge sees its error.
-	Policy func(bridge identity.Peer, request *release.Transcript) error
+	// Policy, if set, may refuse a request that is otherwise good, of an enrolled bridge
+	// or of an operator in a ceremony. The asker sees its error. Policy.Allow is one.
+	Policy func(asker identity.Peer, from netip.Addr, request *release.Transcript) error
 	// Clock is time.Now, except in tests.
 	Clock func() time.Time
+
+	step func(done string) // for tests: after each durable step of a change
 }
 
 // Server holds one share in locked memory and releases it.
 type Server struct {
 	cfg    Config
-	id     *identity.Identity
-	trust  *identity.Trust
-	audit  *auditLog
 	unlock func()
-	arena  *lockedmem.Arena
+	*shelf
 
 	counters counters
-
-	mu    sync.RWMutex // held for reading while the share is read
-	share lockedmem.Secret
-	set   string
-	epoch uint64
 }
 
-// New opens the state directory, decrypts the share into locked memory and verifies
-// the audit log. Close gives all of it back. A share that does not fit the manifest
-// is not fatal: the keeper says so in its log, in Status and to every bridge that
-// asks, and can still be given a new manifest.
+// New opens the state directory, decrypts the share into locked memory, verifies the
+// audit log and finishes a change of shares that was interrupted. Close gives all of
+// it back. A share that does not fit the manifest is not fatal: the keeper says so in
+// its log, in Status and to every bridge that asks, and can still be given a new
+// manifest. A directory that was only enrolled serves too: a ceremony can stage its
+// first share.
 func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -85,45 +83,53 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) open() (err error) {
-	if s.id, err = loadIdentity(s.cfg.Dir); err != nil {
+func (s *Server) open() error {
+	id, err := loadIdentity(s.cfg.Dir)
+	if err != nil {
 		return err
 	}
-	if s.trust, err = identity.OpenTrust(s.cfg.Root, filepath.Join(s.cfg.Dir, manifestFile)); err != nil {
+	trust, err := identity.OpenTrust(s.cfg.Root, filepath.Join(s.cfg.Dir, manifestFile))
+	if err != nil {
 		return err
 	}
-	if s.trust.Manifest() == nil {
-		return fmt.Errorf("%s has no manifest yet: accept the ceremony's delivery first", s.cfg.Dir)
+	known := trust.Manifest() != nil
+	for _, file := range []string{shareFile, recordFile} {
+		if _, err := os.Stat(filepath.Join(s.cfg.Dir, file)); err == nil && !known {
+			return fmt.Errorf("%s has a share but no manifest yet: accept the ceremony's delivery again", s.cfg.Dir)
+		}
 	}
-	if s.audit, err = openAudit(filepath.Join(s.cfg.Dir, auditFile)); err != nil {
+	if s.shelf, err = openShelf(s.cfg.Dir, s.cfg.Lock, s.cfg.Root, id, trust); err != nil {
 		return err
 	}
-	if s.audit.seq == 0 {
-		// Accept wrote its first line. Accepting the same delivery again starts a new log.
+	s.clock, s.step = s.cfg.Clock, s.cfg.step
+	if err := s.lost(); err != nil {
+		return err
+	}
+	path := filepath.Join(s.cfg.Dir, auditFile)
+	if !known && s.staged.epoch == 0 {
+		s.audit, err = createAudit(path)
+	} else {
+		s.audit, err = openAudit(path)
+	}
+	if err != nil {
+		return err
+	}
+	if s.audit.seq == 0 && (known || s.staged.epoch != 0) {
+		// Accept, Stage or Adopt wrote its first line. Accepting the same delivery again starts a new log.
 		return errors.New("the audit log is empty although a share was accepted: it was cut")
 	}
-	if s.arena, err = lockedmem.NewArena(); err != nil {
+	if err := s.settle(); err != nil {
 		return err
 	}
-	lockedmem.Do(func() {
-		var c *custody
-		if c, err = loadCustody(s.cfg.Dir, s.cfg.Lock); err == nil {
-			s.set, s.epoch = c.Set, c.Epoch
-			s.share, err = s.arena.Copy(c.Share)
-		}
-	})
-	return err
+	return s.tidy()
 }
 
 // Close wipes the share and releases the state directory. Stop the gRPC server
 // first; a release still under way finishes before.
 func (s *Server) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.arena != nil {
-		s.arena.Purge()
+	if s.shelf != nil {
+		s.close()
 	}
-	s.share = lockedmem.Secret{}
 	s.unlock()
 }
 
@@ -135,11 +141,14 @@ func (s *Server) Identity() *identity.Identity { return s.id }
 func (s *Server) Trust() *identity.Trust { return s.trust }
 
 // Register adds the keeper's service to a gRPC server, which must have been made
-// with identity.ServerTLS(s.Identity(), s.Trust(), identity.RoleBridge): a call
-// that did not come over such a connection is refused.
+// with identity.ServerTLS(s.Identity(), s.Trust(), Roles...): a call that did not come
+// over such a connection is refused.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	release.RegisterKeeperServer(r, &service{server: s})
 }
+
+// Roles are those that a keeper's gRPC server lets through: each RPC then has its own.
+var Roles = []identity.Role{identity.RoleBridge, identity.RoleOperator, identity.RoleControl, identity.RoleKeeper}
 
 // service keeps the RPCs off Server's own surface.
 type service struct {
@@ -147,21 +156,12 @@ type service struct {
 	server *Server
 }
 
-// Status implements release.KeeperServer, for any enrolled peer.
-func (v *service) Status(ctx context.Context, _ *release.StatusRequest) (*release.StatusResponse, error) {
-	s := v.server
-	if _, err := s.trust.Peer(ctx); err != nil {
-		return nil, status.Error(codes.PermissionDenied, err.Error())
-	}
-	return &release.StatusResponse{Set: s.set, Epoch: s.epoch, HoldsShare: s.holds() == nil}, nil
-}
-
 // Release implements release.KeeperServer; the package comment numbers the steps.
 func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest, release.ReleaseResponse]) error {
 	s := v.server
-	bridge, err := s.bridge(stream.Context())
+	asker, err := s.asker(stream.Context())
 	if err != nil {
-		return s.refuse(bridge, codes.PermissionDenied, err)
+		return s.refuse(asker, codes.PermissionDenied, err)
 	}
 	nonce := make([]byte, release.NonceSize)
 	_, _ = rand.Read(nonce) // never fails, crypto/rand
@@ -174,38 +174,50 @@ func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest
 		return err
 	}
 	if age := s.cfg.Clock().Sub(issued); age > nonceLife {
-		return s.refuse(bridge, codes.DeadlineExceeded, fmt.Errorf("the challenge was answered after %v, want at most %v", age, nonceLife))
+		return s.refuse(asker, codes.DeadlineExceeded, fmt.Errorf("the challenge was answered after %v, want at most %v", age, nonceLife))
 	}
 	// Again: the manifest may have changed while the bridge thought.
-	if bridge, err = s.bridge(stream.Context()); err != nil {
-		return s.refuse(bridge, codes.PermissionDenied, err)
+	if asker, err = s.asker(stream.Context()); err != nil {
+		return s.refuse(asker, codes.PermissionDenied, err)
 	}
 	t := &release.Transcript{
 		Nonce: nonce, Keeper: s.id.Fingerprint(), Set: req.GetSet(), Epoch: req.GetEpoch(),
 		Recipient: req.GetRecipient(), Reason: req.GetReason(),
 	}
 	if err := t.Validate(); err != nil {
-		return s.refuse(bridge, codes.InvalidArgument, err)
+		return s.refuse(asker, codes.InvalidArgument, err)
 	}
 	// Signed by the identity at the other end of this very connection, not by any enrolled one.
-	if !bridge.Verify(release.Domain, t.Bytes(), req.GetSignature()) {
-		return s.refuse(bridge, codes.PermissionDenied, errors.New("the request's signature does not verify for this challenge and this bridge's key"))
+	if !asker.Verify(release.Domain, t.Bytes(), req.GetSignature()) {
+		return s.refuse(asker, codes.PermissionDenied, errors.New("the request's signature does not verify for this challenge and this peer's key"))
+	}
+	if signed := req.GetManifest(); len(signed) != 0 {
+		// A ceremony may have ended without this keeper. An older manifest does no harm,
+		// and the answer brings the newer one.
+		if err := s.adopt(signed); err != nil && !errors.Is(err, identity.ErrStale) {
+			return s.refuse(asker, codeOf(err), fmt.Errorf("the manifest that came with the request: %w", err))
+		}
+		// It may be the one that removes the asker.
+		if asker, err = s.asker(stream.Context()); err != nil {
+			return s.refuse(asker, codes.PermissionDenied, err)
+		}
 	}
 	if err := s.usable(t.Set, t.Epoch); err != nil {
 		// Told even so: a bridge with an old manifest learns the newer one from this.
 		if err := stream.Send(answer(nil, s.trust.Signed())); err != nil {
 			return err
 		}
-		return s.refuse(bridge, codes.FailedPrecondition, err)
+		return s.refuse(asker, codes.FailedPrecondition, err)
 	}
 	if s.cfg.Policy != nil {
-		if err := s.cfg.Policy(bridge, t); err != nil {
-			return s.refuse(bridge, codes.PermissionDenied, err)
+		if err := s.cfg.Policy(asker, address(stream.Context()), t); err != nil {
+			s.counters.policy.Add(1)
+			return s.answerRefusal(asker, codes.PermissionDenied, fmt.Errorf("policy of keeper %s: %w", s.id.Name(), err))
 		}
 	}
-	sealed, err := s.release(bridge, t, req.GetSignature())
+	sealed, err := s.release(asker, t, req.GetSignature())
 	if err != nil {
-		return s.refuse(bridge, codes.Internal, err)
+		return s.refuse(asker, codes.Internal, err)
 	}
 	return stream.Send(answer(sealed, s.trust.Signed()))
 }
@@ -214,62 +226,100 @@ func answer(sealed, manifest []byte) *release.ReleaseResponse {
 	return &release.ReleaseResponse{Message: &release.ReleaseResponse_Share{Share: &release.Share{Sealed: sealed, Manifest: manifest}}}
 }
 
-// bridge is the caller, who must be one.
-func (s *Server) bridge(ctx context.Context) (identity.Peer, error) {
+// asker is the caller, who must be one that shares are released to. It settles too:
+// looking the caller up may have found a new manifest in the directory.
+func (s *Server) asker(ctx context.Context) (identity.Peer, error) {
 	p, err := s.trust.Peer(ctx)
-	if err == nil && p.Role != identity.RoleBridge {
-		err = fmt.Errorf("%s %s is not a bridge: shares are released to bridges only", p.Role, p.Name)
+	if err == nil && p.Role != identity.RoleBridge && p.Role != identity.RoleOperator {
+		err = fmt.Errorf("%s %s is not a bridge: shares are released to bridges, and to an operator in a ceremony, only", p.Role, p.Name)
+	}
+	if err == nil {
+		err = s.settle()
 	}
 	return p, err
+}
+
+// address is the caller's, invalid where the connection has none.
+func address(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(p.Addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
 }
 
 // holds says whether the share is the one that the manifest in force gives to this
 // keeper.
 func (s *Server) holds() error {
 	m := s.trust.Manifest()
+	if m == nil {
+		return errNoManifest
+	}
 	return s.usable(m.Set, m.Epoch)
 }
 
-// usable says whether the share may be released for a set and epoch: what is asked
-// for, what is held and what the manifest in force says must be one. A keeper that
-// missed a rekey thereby stops releasing as soon as it has seen the new manifest.
+var errNoManifest = errors.New("no manifest yet: this keeper waits for its first ceremony")
+
+// usable says whether the share may be released for a set and epoch.
 func (s *Server) usable(set string, epoch uint64) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.releasable(set, epoch)
+}
+
+// releasable runs under mu. What is asked for, what is held and what the manifest in
+// force says must be one: a keeper that missed a rekey thereby stops releasing as soon
+// as it has seen the new manifest.
+func (s *Server) releasable(set string, epoch uint64) error {
 	m := s.trust.Manifest()
+	if m == nil {
+		return errNoManifest
+	}
 	if set != m.Set || epoch != m.Epoch {
 		return fmt.Errorf("asked for set %s epoch %d, the manifest in force is of set %s epoch %d", set, epoch, m.Set, m.Epoch)
 	}
-	if k, ok := m.Keeper(s.id.Name()); !ok || k.SPKI != s.id.Fingerprint() {
+	if _, ok := s.enrolled(m); !ok {
 		return fmt.Errorf("keeper %s: %w", s.id.Name(), identity.ErrNotEnrolled)
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.share.Len() == 0 {
+	if s.closed {
 		return errors.New("the keeper is stopping")
 	}
-	var err error
-	lockedmem.Do(func() { err = m.CheckShare(s.id.Name(), s.set, s.epoch, s.share.Bytes()) })
-	return err
+	if s.held.epoch == 0 {
+		if s.staged.of(m) {
+			return fmt.Errorf("the staged share: %w", s.check(m, s.staged))
+		}
+		return fmt.Errorf("keeper %s holds no share of set %s epoch %d", s.id.Name(), m.Set, m.Epoch)
+	}
+	return s.check(m, s.held)
 }
 
 // release logs first and seals after: whatever happens between the two, there is
 // never a share out without its line.
-func (s *Server) release(bridge identity.Peer, t *release.Transcript, signature []byte) (sealed []byte, err error) {
-	line := auditLine{
-		Time: s.cfg.Clock().UTC(), Event: eventRelease, Manifest: s.trust.Manifest().Version, Set: t.Set, Epoch: t.Epoch,
-		Bridge: bridge.Name, Reason: t.Reason, PublicKey: bridge.Key, Request: t.Bytes(), Signature: signature,
+func (s *Server) release(asker identity.Peer, t *release.Transcript, signature []byte) (sealed []byte, err error) {
+	name := asker.Name
+	if asker.Role == identity.RoleOperator {
+		name = string(asker.Role) + "/" + name
 	}
-	head, err := s.audit.append(&line)
+	head, seq, err := s.log(auditLine{
+		Event: eventRelease, Manifest: s.trust.Manifest().Version, Set: t.Set, Epoch: t.Epoch,
+		Bridge: name, Reason: t.Reason, PublicKey: asker.Key, Request: t.Bytes(), Signature: signature,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("no release without an audit line: %w", err)
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.share.Len() == 0 {
-		return nil, errors.New("the keeper is stopping")
+	// Again, now that nothing can change it: a ceremony may have ended since.
+	if err := s.releasable(t.Set, t.Epoch); err != nil {
+		return nil, err
 	}
 	lockedmem.Do(func() {
 		var b []byte
-		if b, err = keyshare.SealShare(t.Recipient, t.Bytes(), s.share.Bytes()); err == nil {
+		if b, err = keyshare.SealShare(t.Recipient, t.Bytes(), s.held.secret.Bytes()); err == nil {
 			sealed = b
 		}
 	})
@@ -277,15 +327,29 @@ func (s *Server) release(bridge identity.Peer, t *release.Transcript, signature 
 		return nil, err
 	}
 	s.counters.releases.Add(1)
-	s.cfg.Logger.Info("share released", "bridge", bridge.Name, "reason", t.Reason,
-		"set", t.Set, "epoch", t.Epoch, "audit_seq", line.Seq, "audit_head", head)
+	s.cfg.Logger.Info("share released", "bridge", name, "reason", t.Reason,
+		"set", t.Set, "epoch", t.Epoch, "audit_seq", seq, "audit_head", head)
 	return sealed, nil
 }
 
-// refuse logs a refusal and makes it a status. Texts hold identities and reasons,
-// never any part of a share.
-func (s *Server) refuse(bridge identity.Peer, code codes.Code, err error) error {
+// refuse counts a refusal of the share, and answers it.
+func (s *Server) refuse(asker identity.Peer, code codes.Code, err error) error {
 	s.counters.refuse(code)
-	s.cfg.Logger.Warn("share refused", "bridge", bridge.Name, "code", code.String(), "error", err)
+	return s.answerRefusal(asker, code, err)
+}
+
+// answerRefusal logs a refusal and makes it a status. Texts hold identities and
+// reasons, never any part of a share.
+func (s *Server) answerRefusal(asker identity.Peer, code codes.Code, err error) error {
+	s.cfg.Logger.Warn("share refused", "bridge", asker.Name, "code", code.String(), "error", err)
 	return status.Error(code, err.Error())
+}
+
+// codeOf is the status that an error of the shelf is answered with.
+func codeOf(err error) codes.Code {
+	var c *coded
+	if errors.As(err, &c) {
+		return c.code
+	}
+	return codes.Internal
 }

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,11 +22,15 @@ const (
 	identityFile = "identity.key"
 	enrolFile    = "enrolment.key.age"
 	shareFile    = "share.age"
+	recordFile   = "share.json"
+	stagedFile   = "staged.age"
 	manifestFile = "manifest.json"
 	auditFile    = "audit.log"
+	// retiredPrefix, the epoch, ".age" or ".json".
+	retiredPrefix = "retired-"
 )
 
-// custody is the content of share.age: the share and what it is a share of, so
+// custody is the content of share.age, staged.age and retired-N.age: the share and what it is a share of, so
 // that a keeper knows which ceremony it belongs to whatever its manifest says.
 type custody struct {
 	Format int    `json:"format"`
@@ -115,11 +118,11 @@ func loadDeliveryKey(path string, lock Lock) (hpke.PrivateKey, error) {
 	return key, nil
 }
 
-// Accept takes what the ceremony made for this keeper: the signed manifest and the
+// Accept takes what a ceremony made for this keeper: the signed manifest and the
 // delivery with its share. Both are checked, the manifest under root and the share
 // against the manifest, before anything is stored. It may be run again with the
-// same documents; a share of another set or epoch is not overwritten, because it
-// may still be needed.
+// same documents. It also ends, offline, a ceremony that could not reach this keeper:
+// a share of an earlier epoch is set aside, as by Adopt, not overwritten.
 func Accept(dir string, lock Lock, root ed25519.PublicKey, manifest, delivery []byte) error {
 	if err := accept(dir, lock, root, manifest, delivery); err != nil {
 		return fmt.Errorf("accept share: %w", err)
@@ -145,64 +148,43 @@ func accept(dir string, lock Lock, root ed25519.PublicKey, manifest, delivery []
 	if err != nil {
 		return err
 	}
+	s, err := openShelf(dir, lock, root, id, trust)
+	if err != nil {
+		return err
+	}
+	defer s.close()
 	if cur := trust.Manifest(); cur != nil && cur.Version > m.Version {
 		return fmt.Errorf("manifest version %d, this keeper has %d: %w", m.Version, cur.Version, identity.ErrStale)
 	}
-	k, ok := m.Keeper(id.Name())
-	if !ok || k.SPKI != id.Fingerprint() {
+	if _, ok := s.enrolled(m); !ok {
 		return fmt.Errorf("keeper %s with key %s: %w", id.Name(), id.Fingerprint(), identity.ErrNotEnrolled)
 	}
-	audit, err := createAudit(filepath.Join(dir, auditFile))
+	if s.held.epoch > m.Epoch || (s.held.epoch == m.Epoch && s.held.set != m.Set) {
+		return fmt.Errorf("this keeper holds a share of set %s epoch %d and keeps it; the delivery is of set %s epoch %d",
+			s.held.set, s.held.epoch, m.Set, m.Epoch)
+	}
+	if s.audit, err = createAudit(filepath.Join(dir, auditFile)); err != nil {
+		return err
+	}
+	// Where there is nothing to set aside the share needs no second place.
+	file := stagedFile
+	if s.held.epoch == 0 || s.held.of(m) {
+		file = shareFile
+	}
+	lockedmem.Do(func() { err = s.put(file, eventAccept, m, delivery) })
 	if err != nil {
 		return err
 	}
-	lockedmem.Do(func() { err = store(dir, lock, audit, m, id.Name(), delivery) })
-	if err != nil {
+	// After the share, so that a manifest in the directory means that it is there too.
+	if _, err = trust.Update(manifest); err != nil {
 		return err
 	}
-	// Last, so that a manifest in the directory means that the share is there too.
-	_, err = trust.Update(manifest)
-	return err
+	return s.settle()
 }
 
-// store runs inside lockedmem.Do.
-func store(dir string, lock Lock, audit *auditLog, m *keyshare.Manifest, name string, delivery []byte) error {
-	held, err := loadCustody(dir, lock)
-	switch {
-	case err == nil:
-		lockedmem.Wipe(held.Share)
-		if held.Set != m.Set || held.Epoch != m.Epoch {
-			return fmt.Errorf("this keeper holds a share of set %s epoch %d and keeps it; the delivery is of set %s epoch %d",
-				held.Set, held.Epoch, m.Set, m.Epoch)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	key, err := loadDeliveryKey(filepath.Join(dir, enrolFile), lock)
-	if err != nil {
-		return err
-	}
-	share, err := keyshare.Receive(m, name, key, delivery)
-	if err != nil {
-		return err
-	}
-	defer lockedmem.Wipe(share)
-	line := auditLine{Time: time.Now().UTC(), Event: eventAccept, Manifest: m.Version, Set: m.Set, Epoch: m.Epoch}
-	if _, err := audit.append(&line); err != nil {
-		return err
-	}
-	b, err := json.Marshal(custody{Format: 1, Set: m.Set, Epoch: m.Epoch, Share: share})
-	if err != nil {
-		return err
-	}
-	defer lockedmem.Wipe(b)
-	return lock.Save(filepath.Join(dir, shareFile), b)
-}
-
-// loadCustody reads share.age. It runs inside lockedmem.Do; the caller wipes the
+// loadCustody reads a share at rest. It runs inside lockedmem.Do; the caller wipes the
 // share. The share's own form is not judged here: CheckShare names what is wrong.
-func loadCustody(dir string, lock Lock) (*custody, error) {
-	path := filepath.Join(dir, shareFile)
+func loadCustody(path string, lock Lock) (*custody, error) {
 	b, err := lock.load(path)
 	if err != nil {
 		return nil, err

@@ -121,7 +121,7 @@ func TestAcceptRefuses(t *testing.T) {
 		}), s.Keepers[0].Delivery, "not enrolled"},
 		{"a share of another set is there", k.Dir, s.Sign(t, func(m *keyshare.Manifest) {
 			m.Epoch, m.Set = 2, "0b54f0b0-31a5-4c8e-9a53-2f8f2f9f7f55"
-		}), s.Keepers[0].Delivery, "and keeps it"},
+		}), s.Keepers[0].Delivery, "the manifest is of set"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

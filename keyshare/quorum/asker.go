@@ -3,17 +3,13 @@ package quorum
 import (
 	"context"
 	"crypto/hpke"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"keybridge/keyshare"
@@ -63,12 +59,11 @@ func (a *asker) ask(ctx context.Context) answer {
 	defer cancel()
 	m := a.cfg.Trust.Manifest()
 	got := answer{KeeperReport: KeeperReport{Keeper: a.name}, set: m.Set, epoch: m.Epoch}
-	k, ok := m.Keeper(a.name)
-	if !ok {
+	if _, ok := m.Keeper(a.name); !ok {
 		got.State, got.Detail = StateUnknown, "the manifest has no keeper of this name"
 		return got
 	}
-	got.share, got.err = a.release(ctx, m, k)
+	got.share, got.err = a.release(ctx, m)
 	var shareError *keyshare.ShareError
 	var notGenuine *answerError
 	var notTrusted *untrustedError
@@ -115,22 +110,16 @@ func (e *untrustedError) Unwrap() error { return e.err }
 // release runs the protocol of package keeper once, on a connection of its own, so
 // that one attempt is one handshake and nothing of gRPC's own reconnecting hides
 // what happened.
-func (a *asker) release(ctx context.Context, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
-	var handshake handshakeError
-	conn, err := grpc.NewClient(a.addr, grpc.WithTransportCredentials(credentials.NewTLS(handshake.watch(
-		identity.ClientTLS(a.cfg.Identity, a.cfg.Trust, identity.RoleKeeper, a.name)))), grpc.WithNoProxy())
-	if err != nil {
-		return lockedmem.Secret{}, err
-	}
-	defer conn.Close()
-	share, err := a.exchange(ctx, release.NewKeeperClient(conn), m, k)
-	if bad := handshake.get(); err != nil && bad != nil {
-		return lockedmem.Secret{}, &untrustedError{bad}
-	}
+func (a *asker) release(ctx context.Context, m *keyshare.Manifest) (share lockedmem.Secret, err error) {
+	h := &handshake{config: identity.ClientTLS(a.cfg.Identity, a.cfg.Trust, identity.RoleKeeper, a.name)}
+	err = h.call(a.addr, func(client release.KeeperClient) error {
+		share, err = a.exchange(ctx, client, m, h)
+		return err
+	})
 	return share, err
 }
 
-func (a *asker) exchange(ctx context.Context, client release.KeeperClient, m *keyshare.Manifest, k keyshare.Keeper) (lockedmem.Secret, error) {
+func (a *asker) exchange(ctx context.Context, client release.KeeperClient, m *keyshare.Manifest, h *handshake) (lockedmem.Secret, error) {
 	var none lockedmem.Secret
 	stream, err := client.Release(ctx)
 	if err != nil {
@@ -147,7 +136,7 @@ func (a *asker) exchange(ctx context.Context, client release.KeeperClient, m *ke
 		return none, err
 	}
 	t := release.Transcript{
-		Nonce: res.GetChallenge().GetNonce(), Keeper: k.SPKI, Set: m.Set, Epoch: m.Epoch,
+		Nonce: res.GetChallenge().GetNonce(), Keeper: h.peer(), Set: m.Set, Epoch: m.Epoch,
 		Recipient: key.PublicKey().Bytes(), Reason: a.cfg.Reason,
 	}
 	if err := t.Validate(); err != nil {
@@ -155,7 +144,7 @@ func (a *asker) exchange(ctx context.Context, client release.KeeperClient, m *ke
 	}
 	if err := stream.Send(&release.ReleaseRequest{
 		Set: t.Set, Epoch: t.Epoch, Recipient: t.Recipient, Reason: t.Reason,
-		Signature: a.cfg.Identity.Sign(release.Domain, t.Bytes()),
+		Signature: a.cfg.Identity.Sign(release.Domain, t.Bytes()), Manifest: a.cfg.Trust.Signed(),
 	}); err != nil && !errors.Is(err, io.EOF) { // io.EOF: Recv has the keeper's status
 		return none, err
 	}
@@ -201,28 +190,4 @@ func (a *asker) open(m *keyshare.Manifest, key hpke.PrivateKey, t *release.Trans
 		}
 	})
 	return share, err
-}
-
-// handshakeError remembers why the last handshake was refused on our side.
-type handshakeError struct {
-	mu  sync.Mutex
-	err error
-}
-
-func (h *handshakeError) watch(c *tls.Config) *tls.Config {
-	verify := c.VerifyConnection
-	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		err := verify(cs)
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.err = err
-		return err
-	}
-	return c
-}
-
-func (h *handshakeError) get() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -303,11 +304,20 @@ func TestRekeyedWhileCollecting(t *testing.T) {
 // A manifest that contradicts itself, though signed, does not lead to a wrong U.
 func TestWrongCheckValue(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
-	s.Keepers[0].Start(t)
-	s.Keepers[1].Start(t)
+	wrong := s.Sign(t, func(m *keyshare.Manifest) { m.Check = make([]byte, 32) })
+	for _, k := range s.Keepers {
+		// As if the ceremony itself had made it: a keeper adopts no other check value in the same epoch.
+		if err := errors.Join(
+			os.Remove(filepath.Join(k.Config.Dir, "share.json")),
+			identity.WritePrivate(filepath.Join(k.Config.Dir, "manifest.json"), wrong),
+		); err != nil {
+			t.Fatal(err)
+		}
+		k.Start(t)
+	}
 	cfg := config(t, s)
 	cfg.Trust = identity.NewTrust(s.Root)
-	if _, err := cfg.Trust.Update(s.Sign(t, func(m *keyshare.Manifest) { m.Check = make([]byte, 32) })); err != nil {
+	if _, err := cfg.Trust.Update(wrong); err != nil {
 		t.Fatal(err)
 	}
 	err := quorum.Unseal(t.Context(), cfg, func([]byte) error {

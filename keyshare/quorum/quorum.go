@@ -11,6 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
 	"keybridge/keyshare/lockedmem"
@@ -39,7 +42,7 @@ type KeeperReport struct {
 
 // Config says whom to ask and as whom.
 type Config struct {
-	// Identity is the bridge's own.
+	// Identity is the bridge's own, or an operator's session.
 	Identity *identity.Identity
 	// Trust holds at least one manifest. Newer ones from keepers are added to it.
 	Trust *identity.Trust
@@ -196,11 +199,14 @@ func (c *collector) collect(ctx context.Context) error {
 			c.arena.Free(c.shares[a.Keeper]) // asked twice when the epoch changed under way
 			c.shares[a.Keeper] = a.share
 		}
-		if len(c.shares) < c.manifest.Threshold {
+		// Refused as nobody that it knows, and nobody by our own manifest either: it has
+		// been told now that we were removed, and asking again is of no use.
+		removed := status.Code(a.err) == codes.PermissionDenied && !enrolled(c.manifest, c.cfg.Identity)
+		if len(c.shares) < c.manifest.Threshold && !removed {
 			continue
 		}
 		if !enrolled(c.manifest, c.cfg.Identity) {
-			return fmt.Errorf("unseal: bridge %s with key %s: %w", c.cfg.Identity.Name(), c.cfg.Identity.Fingerprint(), identity.ErrNotEnrolled)
+			return fmt.Errorf("unseal: %s with key %s: %w", c.cfg.Identity, c.cfg.Identity.Fingerprint(), identity.ErrNotEnrolled)
 		}
 		return nil
 	}
@@ -222,9 +228,11 @@ func (c *collector) outdated() bool {
 	return c.manifest.Set != old.Set || c.manifest.Epoch != old.Epoch
 }
 
+// enrolled says whether id may have U. An operator's session is not in the manifest:
+// its certificate decides, at the keepers.
 func enrolled(m *keyshare.Manifest, id *identity.Identity) bool {
-	return slices.ContainsFunc(m.Bridges, func(b keyshare.Bridge) bool {
-		return b.Name == id.Name() && b.SPKI == id.Fingerprint()
+	return id.Role() == identity.RoleOperator || slices.ContainsFunc(m.Bridges, func(b keyshare.Bridge) bool {
+		return b.Name == id.Name() && (b.SPKI == id.Fingerprint() || b.Next == id.Fingerprint())
 	})
 }
 

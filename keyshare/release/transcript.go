@@ -9,8 +9,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"keybridge/keyshare"
 )
 
@@ -52,8 +50,6 @@ func (t *Transcript) Validate() error {
 	switch {
 	case len(t.Nonce) != NonceSize:
 		return fmt.Errorf("nonce of %d bytes, want %d", len(t.Nonce), NonceSize)
-	case len(t.Keeper) != 64 || strings.Trim(t.Keeper, "0123456789abcdef") != "":
-		return errors.New("keeper is not a fingerprint")
 	case t.Epoch == 0:
 		return errors.New("epoch 0")
 	case len(t.Recipient) != recipientSize:
@@ -62,10 +58,10 @@ func (t *Transcript) Validate() error {
 		strings.ContainsFunc(t.Reason, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return fmt.Errorf("reason is not one line of 1 to %d bytes", maxReason)
 	}
-	if u, err := uuid.Parse(t.Set); err != nil || u.String() != t.Set {
-		return errors.New("set is not a UUID")
+	if err := checkFingerprint(t.Keeper); err != nil {
+		return err
 	}
-	return nil
+	return checkSet(t.Set)
 }
 
 // ParseTranscript is the inverse of Bytes; it accepts valid transcripts only.

@@ -89,8 +89,7 @@ func (k *Keeper) Start(t testing.TB) *keeper.Server {
 	t.Helper()
 	server, err := keeper.New(k.Config)
 	fatal(t, err)
-	// Control planes are let through to the service, so that its own check is seen.
-	creds := identity.ServerTLS(server.Identity(), server.Trust(), identity.RoleBridge, identity.RoleControl)
+	creds := identity.ServerTLS(server.Identity(), server.Trust(), keeper.Roles...)
 	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(creds)))
 	server.Register(g)
 	l, err := net.Listen("tcp", k.Addr)
