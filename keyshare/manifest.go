@@ -2,6 +2,7 @@ package keyshare
 
 import (
 	"crypto/ed25519"
+	"slices"
 	"time"
 )
 
@@ -79,6 +80,44 @@ type SealingKey struct {
 	// RetireAfter, of a key that is not current any more, is when its private half may
 	// leave the keyring: once no backup is needed that is sealed to it. UTC, whole seconds.
 	RetireAfter *time.Time `json:"retireAfter,omitempty"`
+}
+
+// Is says whether an SPKI is the keeper's: that of its identity, or of the next one.
+func (k Keeper) Is(spki string) bool { return is(spki, k.SPKI, k.Next) }
+
+// Is is as of a Keeper.
+func (b Bridge) Is(spki string) bool { return is(spki, b.SPKI, b.Next) }
+
+// Is is as of a Keeper.
+func (p Peer) Is(spki string) bool { return is(spki, p.SPKI, p.Next) }
+
+func is(spki, current, next string) bool { return spki != "" && (spki == current || spki == next) }
+
+// Expiry is an enrolment that ends by itself.
+type Expiry struct {
+	Role, Name string // as packages show them: "keeper", "bridge" or "control"
+	NotAfter   time.Time
+}
+
+// Expiring are the enrolments that end by then, or have ended, the first to end first.
+func (m *Manifest) Expiring(by time.Time) []Expiry {
+	var all []Expiry
+	add := func(role, name string, at *time.Time) {
+		if at != nil && !at.After(by) {
+			all = append(all, Expiry{role, name, *at})
+		}
+	}
+	for _, k := range m.Keepers {
+		add("keeper", k.Name, k.NotAfter)
+	}
+	for _, b := range m.Bridges {
+		add("bridge", b.Name, b.NotAfter)
+	}
+	for _, c := range m.ControlPlanes {
+		add("control", c.Name, c.NotAfter)
+	}
+	slices.SortStableFunc(all, func(a, b Expiry) int { return a.NotAfter.Compare(b.NotAfter) })
+	return all
 }
 
 // Keeper finds an enrolled keeper by name.

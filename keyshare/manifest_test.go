@@ -138,6 +138,22 @@ func TestManifestValidation(t *testing.T) {
 		{"sealing key with a tail", func(m *keyshare.Manifest) { m.SealingKeys[0].PEM += "x" }, "PEM"},
 		{"digest short", func(m *keyshare.Manifest) { m.KeyringDigest = m.KeyringDigest[1:] }, "32 bytes"},
 		{"no check value", func(m *keyshare.Manifest) { m.Check = nil }, "32 bytes"},
+		{"next key is the key", func(m *keyshare.Manifest) { m.Bridges[0].Next = m.Bridges[0].SPKI }, "same key"},
+		{"next key is another's", func(m *keyshare.Manifest) { m.Bridges[0].Next = m.Keepers[1].SPKI }, "same key"},
+		{"next key is another's next", func(m *keyshare.Manifest) {
+			m.Keepers[0].Next, m.ControlPlanes[0].Next = digest("next"), digest("next")
+		}, "same key"},
+		{"key is another's next", func(m *keyshare.Manifest) { m.Keepers[0].Next = m.ControlPlanes[0].SPKI }, "same key"},
+		{"next key in upper case", func(m *keyshare.Manifest) { m.Keepers[0].Next = strings.ToUpper(digest("next")) }, "digest"},
+		{"keeper's end in fractions", func(m *keyshare.Manifest) { m.Keepers[0].NotAfter = at(2026, 500) }, "whole seconds"},
+		{"bridge's end elsewhere", func(m *keyshare.Manifest) {
+			m.Bridges[0].NotAfter = new(at(2026, 0).In(time.FixedZone("", 3600)))
+		}, "UTC"},
+		{"control plane's end is none", func(m *keyshare.Manifest) { m.ControlPlanes[0].NotAfter = &time.Time{} }, "whole seconds"},
+		{"current key to be retired", func(m *keyshare.Manifest) { m.SealingKeys[0].RetireAfter = at(2030, 0) }, "current"},
+		{"retirement in fractions", func(m *keyshare.Manifest) {
+			m.SealingKeys[0].RetireAfter = at(2030, 1)
+		}, "whole seconds"},
 		{"no time", func(m *keyshare.Manifest) { m.CreatedAt = time.Time{} }, "creation time"},
 	}
 	for _, tt := range tests {
@@ -152,6 +168,44 @@ func TestManifestValidation(t *testing.T) {
 				t.Errorf("verify: got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func at(year, nanoseconds int) *time.Time {
+	return new(time.Date(year, 7, 1, 0, 0, 0, nanoseconds, time.UTC))
+}
+
+// Next keys and ends of enrolments survive signing, and are found.
+func TestManifestRotationAndExpiry(t *testing.T) {
+	c := newCustody(t, testSet, 3, 2)
+	m := c.manifest
+	m.Keepers[1].Next, m.Keepers[1].NotAfter = digest("keeper's next"), at(2027, 0)
+	m.Bridges[0].Next, m.Bridges[0].NotAfter = digest("bridge's next"), at(2026, 0)
+	m.ControlPlanes[0].Next = digest("control plane's next")
+	got, err := keyshare.Verify(c.public(), c.sign(t, m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(m, got); diff != "" {
+		t.Error(diff)
+	}
+	k, b, p := got.Keepers[1], got.Bridges[0], got.ControlPlanes[0]
+	for spki, is := range map[string][3]bool{
+		k.SPKI: {0: true}, k.Next: {0: true}, b.SPKI: {1: true}, b.Next: {1: true}, p.SPKI: {2: true}, p.Next: {2: true},
+		"": {}, got.Keepers[0].SPKI: {}, digest("x"): {},
+	} {
+		if got := [3]bool{k.Is(spki), b.Is(spki), p.Is(spki)}; got != is {
+			t.Errorf("%q is keeper, bridge, control plane: %v, want %v", spki, got, is)
+		}
+	}
+	if got.Keepers[0].Is("") {
+		t.Error("no key is the next one of a keeper that has none")
+	}
+	ends := []keyshare.Expiry{{"bridge", b.Name, *b.NotAfter}, {"keeper", k.Name, *k.NotAfter}}
+	for year, want := range map[int][]keyshare.Expiry{2025: nil, 2026: ends[:1], 2027: ends, 2028: ends} {
+		if diff := cmp.Diff(want, got.Expiring(*at(year, 0))); diff != "" {
+			t.Errorf("by %d: %s", year, diff)
+		}
 	}
 }
 

@@ -49,8 +49,8 @@ func (m *Manifest) validate() error {
 	if len(m.KeyringDigest) != sha256.Size || len(m.Check) != sha256.Size {
 		return errors.New("manifest: keyring digest and check value: want 32 bytes each")
 	}
-	if m.CreatedAt.IsZero() || !m.CreatedAt.Equal(m.CreatedAt.UTC().Truncate(time.Second)) || m.CreatedAt.Location() != time.UTC {
-		return errors.New("manifest: creation time: want whole seconds in UTC")
+	if err := checkTime(&m.CreatedAt); err != nil {
+		return fmt.Errorf("manifest: creation time: %w", err)
 	}
 	if err := m.validatePeers(); err != nil {
 		return fmt.Errorf("manifest: %w", err)
@@ -67,7 +67,7 @@ func (m *Manifest) validatePeers() error {
 	}
 	// One key, one role: otherwise a stolen keeper key could also speak as a bridge.
 	spkis := make(map[string]string)
-	enrol := func(names map[string]bool, role, name, spki string) error {
+	enrol := func(names map[string]bool, role, name, spki, next string, notAfter *time.Time) error {
 		if err := CheckName(name); err != nil {
 			return fmt.Errorf("%s: %w", role, err)
 		}
@@ -75,18 +75,27 @@ func (m *Manifest) validatePeers() error {
 			return fmt.Errorf("%s %s is listed twice", role, name)
 		}
 		names[name] = true
-		if err := checkDigest(spki); err != nil {
-			return fmt.Errorf("%s %s: SPKI: %w", role, name, err)
+		keys := []string{spki}
+		if next != "" {
+			keys = append(keys, next)
 		}
-		if other, ok := spkis[spki]; ok {
-			return fmt.Errorf("%s %s has the same key as %s", role, name, other)
+		for _, key := range keys {
+			if err := checkDigest(key); err != nil {
+				return fmt.Errorf("%s %s: SPKI: %w", role, name, err)
+			}
+			if other, ok := spkis[key]; ok {
+				return fmt.Errorf("%s %s has the same key as %s", role, name, other)
+			}
+			spkis[key] = role + " " + name
 		}
-		spkis[spki] = role + " " + name
+		if err := checkTime(notAfter); err != nil {
+			return fmt.Errorf("%s %s: end of its enrolment: %w", role, name, err)
+		}
 		return nil
 	}
 	xs, shareKeys, names := make(map[int]bool), make(map[string]bool), make(map[string]bool)
 	for _, k := range m.Keepers {
-		if err := enrol(names, "keeper", k.Name, k.SPKI); err != nil {
+		if err := enrol(names, "keeper", k.Name, k.SPKI, k.Next, k.NotAfter); err != nil {
 			return err
 		}
 		if k.X < 1 || k.X > 255 || xs[k.X] {
@@ -102,7 +111,7 @@ func (m *Manifest) validatePeers() error {
 	}
 	names = make(map[string]bool)
 	for _, b := range m.Bridges {
-		if err := enrol(names, "bridge", b.Name, b.SPKI); err != nil {
+		if err := enrol(names, "bridge", b.Name, b.SPKI, b.Next, b.NotAfter); err != nil {
 			return err
 		}
 		if err := checkWorkspaces(b.Workspaces); err != nil {
@@ -111,7 +120,7 @@ func (m *Manifest) validatePeers() error {
 	}
 	names = make(map[string]bool)
 	for _, c := range m.ControlPlanes {
-		if err := enrol(names, "control plane", c.Name, c.SPKI); err != nil {
+		if err := enrol(names, "control plane", c.Name, c.SPKI, c.Next, c.NotAfter); err != nil {
 			return err
 		}
 	}
@@ -132,6 +141,12 @@ func (m *Manifest) validateSealingKeys() error {
 			return fmt.Errorf("sealing key %s: no suite, or listed twice", k.ID)
 		}
 		ids[k.ID] = true
+		if err := checkTime(k.RetireAfter); err != nil {
+			return fmt.Errorf("sealing key %s: when it may be retired: %w", k.ID, err)
+		}
+		if k.Current && k.RetireAfter != nil {
+			return fmt.Errorf("sealing key %s is current and is to be retired", k.ID)
+		}
 		if k.Current {
 			current++
 		}
@@ -161,6 +176,14 @@ func checkWorkspaces(ws []string) error {
 	}
 	if !slices.IsSorted(ws) {
 		return errors.New("workspaces are not in ascending order")
+	}
+	return nil
+}
+
+// checkTime wants the one spelling of an instant that the manifest has; nil is none.
+func checkTime(t *time.Time) error {
+	if t != nil && (t.IsZero() || !t.Equal(t.Truncate(time.Second)) || t.Location() != time.UTC) {
+		return errors.New("want whole seconds in UTC")
 	}
 	return nil
 }

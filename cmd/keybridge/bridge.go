@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
 	"keybridge/envoy"
@@ -81,7 +80,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 			return err
 		}
 		conn, err := grpc.NewClient(*control,
-			grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(id, trust, identity.RoleControl, ""))),
+			grpc.WithTransportCredentials(trust.Credentials(identity.ClientTLS(id, trust, identity.RoleControl, ""))),
 			// gRPC's own back-off goes up to 2 minutes, for which revocations would not arrive.
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second}, MinConnectTimeout: 5 * time.Second}),
 			// A control plane that vanished without a FIN is noticed within seconds.
@@ -124,7 +123,9 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	return cmd
 }
 
-// loadIdentity reads a process's own key and the manifest that it starts from.
+// loadIdentity reads a process's own key and the manifest that it starts from: the
+// one given, or a newer one that it has seen and kept in dir, so that a restart does
+// not forget who was revoked.
 func loadIdentity(dir, root, manifest string) (*identity.Identity, *identity.Trust, error) {
 	id, err := identity.Load(filepath.Join(dir, identityFile))
 	if err != nil {
@@ -134,15 +135,18 @@ func loadIdentity(dir, root, manifest string) (*identity.Identity, *identity.Tru
 	if err != nil {
 		return nil, nil, err
 	}
-	trust := identity.NewTrust(pub)
+	trust, err := identity.OpenTrust(pub, filepath.Join(dir, manifestFile))
+	if err != nil {
+		return nil, nil, err
+	}
 	signed, err := os.ReadFile(manifest)
 	if err != nil {
 		return nil, nil, fmt.Errorf("manifest: %w", err)
 	}
-	if _, err := trust.Update(signed); err != nil {
+	if _, err := trust.Update(signed); err != nil && !errors.Is(err, identity.ErrStale) {
 		return nil, nil, fmt.Errorf("manifest %s: %w", manifest, err)
 	}
-	return id, trust, nil
+	return id, trust, id.Follow(trust)
 }
 
 // serveHealth answers /live, /ready and /metrics until stop is called.

@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
 	"keybridge/keyshare/identity"
@@ -115,6 +114,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	if _, err := c.trust.Update(custody.Manifest); err != nil {
 		return fmt.Errorf("manifest in the store: %w", err)
 	}
+	if err := id.Follow(c.trust); err != nil {
+		return err
+	}
 
 	var feed *snapshot.Feed
 	ads, err := xds.NewServer(xds.Config{
@@ -138,7 +140,7 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	defer ads.Close()
 	feed = snapshot.New(snapshot.Config{Store: c.store, Sink: ads, Listeners: c.listeners, Log: slog.Default()})
 	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(identity.ServerTLS(id, c.trust, identity.RoleBridge, identity.RoleOperator))),
+		grpc.Creds(c.trust.Credentials(identity.ServerTLS(id, c.trust, identity.RoleBridge, identity.RoleOperator))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	ads.Register(server)
@@ -150,17 +152,18 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision, hub.Announce) })
+	g.Go(func() error { return warnOfExpiry(ctx, c.trust) })
 	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
 	requests := api.NewMetrics()
 	if c.metrics != "" {
 		g.Go(func() error {
-			return serveHTTP(ctx, "metrics", c.metrics, metricsHandler(controlMetrics(c.store, c.audit, requests, hub, ads)))
+			return serveHTTP(ctx, "metrics", c.metrics, metricsHandler(controlMetrics(c.store, c.audit, requests, hub, ads, c.trust)))
 		})
 	}
 	g.Go(func() error {
 		return serveHTTP(ctx, "admin API", c.admin, api.New(api.Config{
 			Store: c.store, Seal: c.sealingKey, Manifest: c.trust.Signed, Policy: c.endpoints,
-			Fleet: fleet{hub, ads}, Audit: c.audit, Metrics: requests, Logger: slog.Default(),
+			Fleet: fleet{hub, ads}, Expiring: func() []api.Expiring { return expiring(c.trust, time.Now()) }, Audit: c.audit, Metrics: requests, Logger: slog.Default(),
 		}))
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {

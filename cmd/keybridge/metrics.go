@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"keybridge/extproc/bridge"
+	"keybridge/keyshare/identity"
 	"keybridge/keyshare/keeper"
 	"keybridge/store"
 	"keybridge/store/api"
@@ -31,8 +32,8 @@ func registry(rooms ...prometheus.Collector) *prometheus.Registry {
 	return r
 }
 
-func controlMetrics(records store.Store, events *audit.Log, requests *api.Metrics, hub *link.Hub, ads *xds.Server) *prometheus.Registry {
-	return registry(events.Metrics(), requests, hub.Metrics(), ads.Metrics(), revision(records))
+func controlMetrics(records store.Store, events *audit.Log, requests *api.Metrics, hub *link.Hub, ads *xds.Server, trust *identity.Trust) *prometheus.Registry {
+	return registry(events.Metrics(), requests, hub.Metrics(), ads.Metrics(), revision(records), enrolments(trust))
 }
 
 func bridgeMetrics(b *bridge.Bridge) *prometheus.Registry { return registry(b.Metrics()...) }

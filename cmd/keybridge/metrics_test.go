@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +28,8 @@ import (
 	"keybridge/extproc/grant"
 	"keybridge/extproc/llm"
 	"keybridge/extproc/s3"
+	"keybridge/keyshare"
+	"keybridge/keyshare/identity"
 	"keybridge/keyshare/keeper"
 	"keybridge/store/api"
 	"keybridge/store/audit"
@@ -85,9 +90,63 @@ func registries(t *testing.T) map[string]*prometheus.Registry {
 	}
 	t.Cleanup(k.Close)
 	return map[string]*prometheus.Registry{
-		"control": controlMetrics(records, events, requests, link.NewHub(log), ads),
+		"control": controlMetrics(records, events, requests, link.NewHub(log), ads, ending(t, k.Trust().Manifest())),
 		"bridge":  bridgeMetrics(b),
 		"keeper":  keeperMetrics(k),
+	}
+}
+
+// ending trusts a manifest in which an enrolment ends.
+func ending(t *testing.T, m *keyshare.Manifest) *identity.Trust {
+	t.Helper()
+	public, root, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, end := *m, time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	c.Bridges = slices.Clone(m.Bridges)
+	c.Bridges[0].NotAfter = &end
+	signed, err := keyshare.Sign(root, &c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := identity.NewTrust(public)
+	if _, err := trust.Update(raw); err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+func TestExpiring(t *testing.T) {
+	dir, err := initialised()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := readRoot(filepath.Join(dir, "operator", rootPublicFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "operator", manifestFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := keyshare.Verify(root, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, end := ending(t, m), time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	want := []api.Expiring{{Role: "bridge", Name: m.Bridges[0].Name, NotAfter: end}}
+	for now, want := range map[time.Time][]api.Expiring{end.Add(-expirySoon - time.Second): nil, end.Add(-expirySoon): want, end.Add(time.Hour): want} {
+		if diff := cmp.Diff(want, expiring(trust, now)); diff != "" {
+			t.Errorf("at %v: %s", now, diff)
+		}
+	}
+	if got := expiring(identity.NewTrust(root), end); got != nil {
+		t.Errorf("of no manifest: %v", got)
 	}
 }
 

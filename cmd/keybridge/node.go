@@ -50,8 +50,8 @@ func syncCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sync", Short: "Show what bridges and their Envoys have taken in of the configuration", Args: cobra.NoArgs,
 		Long: `Shows per bridge, and per Envoy behind it, and per type of configuration the version that was
-sent and the one that was acknowledged, and the text of what was refused. It takes a token with
-a role in all workspaces.`,
+sent and the one that was acknowledged, and the text of what was refused; and per bridge how it
+found each keeper when it last asked for its share. It takes a token with a role in all workspaces.`,
 		Example: "  keybridge sync\n  keybridge sync --json | jq '.[] | select(.lastNack != \"\")'",
 	}
 	f := addAdminFlags(cmd)
@@ -65,10 +65,13 @@ a role in all workspaces.`,
 			return err
 		}
 		var rows [][]string
-		for _, s := range all {
+		for _, s := range all.Data {
 			rows = append(rows, []string{s.Bridge, s.Node, kind(s.Type), fmt.Sprint(s.Sent), fmt.Sprint(s.Acked), syncState(s), s.Nack})
 		}
-		return f.print(cmd, listed(all), "BRIDGE NODE TYPE SENT ACKED STATE REFUSED", rows)
+		for _, k := range all.Keepers {
+			rows = append(rows, []string{k.Bridge, k.Name, "Share", "", "", k.State, k.Detail})
+		}
+		return f.print(cmd, listed(all.Data), "BRIDGE NODE TYPE SENT ACKED STATE REFUSED", rows)
 	}
 	return cmd
 }

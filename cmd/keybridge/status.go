@@ -198,7 +198,7 @@ func (p *picture) custody(cmd *cobra.Command, f adminFlags) error {
 // sync looks for configuration that was refused. A token of some workspaces only
 // may not ask.
 func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[string]string) error {
-	all, err := c.Sync(ctx)
+	synced, err := c.Sync(ctx)
 	if forbidden(err) {
 		p.line("sync", "needs a token of all workspaces")
 		return nil
@@ -206,6 +206,11 @@ func (p *picture) sync(ctx context.Context, c *client.Client, _ string, _ map[st
 	if err != nil {
 		return err
 	}
+	for _, e := range synced.Expiring {
+		p.problem("sign a manifest that lists it for longer; after that time its peers refuse it",
+			"the enrolment of %s %s ends at %s", e.Role, e.Name, e.NotAfter.Format(time.RFC3339))
+	}
+	all := synced.Data
 	refused, waiting := 0, 0
 	for _, s := range all {
 		switch syncState(s) {

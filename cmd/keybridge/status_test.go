@@ -24,6 +24,7 @@ type bridges struct {
 	connectors map[string][]api.NodeStatus
 	sync       []api.SyncStatus
 	probe      api.ProbeResult
+	expiring   []api.Expiring
 }
 
 func (b *bridges) Probe(context.Context, api.Probe) (api.ProbeResult, error) { return b.probe, nil }
@@ -68,6 +69,7 @@ func TestStatus(t *testing.T) {
 			refused := synced
 			refused.Node, refused.Type, refused.Acked, refused.Nack = "envoy", "type.googleapis.com/envoy.config.listener.v3.Listener", 3, "address in use"
 			b.sync = []api.SyncStatus{synced, refused}
+			b.expiring = []api.Expiring{{Role: "keeper", Name: "keeper-1", NotAfter: time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC)}}
 		}},
 		{name: "another operator", status: 1, fleet: bridges{nodes: []api.Node{online}}, args: []string{"--operator-root", "other.pub"}, change: func(t *testing.T, _ *bridges) {
 			other := base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))[ed25519.SeedSize:])
@@ -83,7 +85,9 @@ func TestStatus(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			environment(t, func(config *api.Config) { config.Fleet = &c.fleet })
+			environment(t, func(config *api.Config) {
+				config.Fleet, config.Expiring = &c.fleet, func() []api.Expiring { return c.fleet.expiring }
+			})
 			if c.change != nil {
 				c.change(t, &c.fleet)
 			}
@@ -140,7 +144,8 @@ func furnish(t *testing.T, b *bridges) {
 // TestFleet: what asks bridges.
 func TestFleet(t *testing.T) {
 	fleet := &bridges{
-		nodes: []api.Node{{Name: "bridge-1", IP: "10.0.0.7", Region: "eu", Version: "v1", Status: api.StatusOnline, Latency: 3 * time.Millisecond, URL: "https://10.0.0.7:9000", Services: 3}},
+		nodes: []api.Node{{Name: "bridge-1", IP: "10.0.0.7", Region: "eu", Version: "v1", Status: api.StatusOnline, Latency: 3 * time.Millisecond, URL: "https://10.0.0.7:9000", Services: 3,
+			Keepers: []api.KeeperStatus{{Name: "keeper-1", State: "good"}, {Name: "keeper-2", State: "bad", Detail: "share of keeper keeper-2: it is truncated"}}}},
 		sync: []api.SyncStatus{
 			{Node: "bridge-1", Bridge: "bridge-1", Type: "Connector", Sent: 4, Acked: 4, Connected: true},
 			{Node: "envoy", Bridge: "bridge-1", Type: "Cluster", Sent: 4, Acked: 3, Nack: "no such\nfile", Connected: true},
@@ -178,5 +183,7 @@ bridge-1  bridge-1  Connector  4     4      ok       -
 bridge-1  envoy     Cluster    4     3      refused  no such file
 bridge-1  envoy     Listener   4     3      waiting  -
 bridge-2  bridge-2  Connector  4     4      away     -
+bridge-1  keeper-1  Share      -     -      good     -
+bridge-1  keeper-2  Share      -     -      bad      share of keeper keeper-2: it is truncated
 `, "sync")
 }

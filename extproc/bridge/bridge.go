@@ -98,6 +98,7 @@ type Bridge struct {
 	keyring   atomic.Pointer[unseal.Keyring] // nil while there is none
 
 	state    atomic.Int32
+	serving  sync.Mutex   // held to change whether Live holds an index
 	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
 
 	mu        sync.Mutex
@@ -209,14 +210,15 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return err
 }
 
-// serveRecords unseals, then follows the feed and opens what it brings.
-func (b *Bridge) serveRecords(ctx context.Context) error {
+// unsealAndServe unseals, then follows the feed and opens what it brings.
+func (b *Bridge) unsealAndServe(ctx context.Context) error {
 	keyring, err := b.unseal(ctx)
 	if err != nil {
 		return err
 	}
 	b.keyring.Store(keyring)
 	defer keyring.Purge()
+	defer b.keyring.Store(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.openRecords(ctx, keyring) })
 	g.Go(func() error { return b.watchRecords(ctx) })
@@ -307,14 +309,21 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 	b.mu.Unlock()
 	if !known || old != r {
 		b.tell()
-		b.cfg.Logger.Info("keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
+		level := slog.LevelWarn
+		switch r.State {
+		case quorum.StateGood:
+			level = slog.LevelInfo
+		case quorum.StateBad, quorum.StateUntrusted: // not what the manifest says: no accident
+			level = slog.LevelError
+		}
+		b.cfg.Logger.Log(context.Background(), level, "keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
 	}
 }
 
 // openRecords opens a window on the keyring for as long as there is work. An RSA
 // open keeps one core busy for ~3 ms, so there is one opener for each.
 func (b *Bridge) openRecords(ctx context.Context, k *unseal.Keyring) error {
-	for b.records.wait() {
+	for b.records.wait(ctx) {
 		err := k.Window(ctx, func(w *unseal.Window) error {
 			var openers sync.WaitGroup
 			for range runtime.GOMAXPROCS(0) {
@@ -332,6 +341,7 @@ func (b *Bridge) openRecords(ctx context.Context, k *unseal.Keyring) error {
 
 // watchRecords follows the sealed-record feed for ever.
 func (b *Bridge) watchRecords(ctx context.Context) error {
+	b.linkDown.Store(0)
 	b.setState(Syncing)
 	feed := link.NewLinkClient(b.cfg.Control)
 	var from uint64

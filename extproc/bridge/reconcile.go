@@ -101,13 +101,19 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
 		return err
 	}
-	if b.State() < Syncing || (!p.published && !settled) {
+	if b.State() < Syncing {
+		// Nothing is open yet, or any more (seal): then it starts over.
+		b.catalog.set(nil)
+		p.published = false
+		return nil
+	}
+	if !p.published && !settled {
 		return nil // never publish half of what is stored: a missing key would be called unknown
 	}
 	if b.stale() {
-		b.cfg.Live.Store(nil)
-		b.endRevoked()
-		b.setState(Stale)
+		if b.publish(nil, Stale) {
+			b.endRevoked()
+		}
 		return nil
 	}
 
@@ -147,11 +153,12 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 			problems = append(problems, q.String())
 		}
 	}
-	b.cfg.Live.Store(index)
+	if !b.publish(index, Ready) {
+		return nil
+	}
 	p.expiries.set(keys)
 	b.endRevoked()
 	p.connectors, p.published = published, true
-	b.setState(Ready)
 	b.reportProblems(problems, index.Len())
 	return nil
 }

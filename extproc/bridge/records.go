@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -158,14 +159,29 @@ func (r *records) openOne(w *unseal.Window, in *link.Record) (*credential.Creden
 	return cred, s.Header.Version, err
 }
 
-// wait blocks until there is something to open; false once closed.
-func (r *records) wait() bool {
+// wait blocks until there is something to open; false once closed, or when ctx ends.
+func (r *records) wait(ctx context.Context) bool {
+	defer context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.cond.Broadcast()
+	})()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.queue) == 0 && !r.closed {
+	for len(r.queue) == 0 && !r.closed && ctx.Err() == nil {
 		r.cond.Wait()
 	}
-	return !r.closed
+	return !r.closed && ctx.Err() == nil
+}
+
+// forget takes everything out of use. Nobody applies or opens meanwhile.
+func (r *records) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range r.byID {
+		r.retire(rec)
+	}
+	r.byID, r.queue, r.synced = map[recordID]*record{}, nil, false
 }
 
 func (r *records) close() {

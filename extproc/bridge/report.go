@@ -17,7 +17,7 @@ const (
 
 // attach keeps the way back to the control plane open.
 func (b *Bridge) attach(ctx context.Context) error {
-	a := link.Attachment{Control: b.cfg.Control, Report: b.report, Changed: b.news, Probe: b.answer, Log: b.cfg.Logger}
+	a := link.Attachment{Control: b.cfg.Control, Report: b.report, Changed: b.news, Probe: b.answer, Manifest: b.learn, Log: b.cfg.Logger}
 	return a.Run(ctx)
 }
 

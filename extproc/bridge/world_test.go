@@ -47,7 +47,8 @@ type world struct {
 	envoy     *envoyADS
 	control   *grpc.Server
 	hub       *link.Hub
-	keepers   []func() // stops each
+	trusted   *identity.Trust // the control plane's
+	keepers   []func()        // stops each
 
 	keeperAddrs []string
 	controlAddr string
@@ -83,6 +84,7 @@ func (w *world) serveKeeper(t *testing.T, i int) {
 func (w *world) serveControl(t *testing.T) {
 	t.Helper()
 	trust := w.trust(t)
+	w.trusted = trust
 	ads, err := xds.NewServer(xds.Config{
 		Types: xds.BridgeTypes(),
 		Authorize: func(ctx context.Context) (string, string, error) {
@@ -92,9 +94,10 @@ func (w *world) serveControl(t *testing.T) {
 	})
 	must(t, err)
 	w.resources = newTyped(t, ads)
-	w.control = grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(w.identities[identity.RoleControl], trust, identity.RoleBridge))))
+	w.control = grpc.NewServer(grpc.Creds(trust.Credentials(identity.ServerTLS(w.identities[identity.RoleControl], trust, identity.RoleBridge))))
 	ads.Register(w.control)
 	w.hub = link.NewHub(slog.New(slog.DiscardHandler))
+	w.hub.Manifest = trust.Signed
 	w.source.manifest, w.source.keyring = w.made.Manifest, w.made.Keyring
 	link.RegisterLinkServer(w.control, link.NewServer(w.source, w.hub, trust.Peer))
 	w.controlAddr = serve(t, w.control, "127.0.0.1:0")
@@ -115,7 +118,7 @@ func (w *world) start(t *testing.T) {
 	trust := w.trust(t)
 	id := w.identities[identity.RoleBridge]
 	conn, err := grpc.NewClient(w.controlAddr, grpc.WithTransportCredentials(
-		credentials.NewTLS(identity.ClientTLS(id, trust, identity.RoleControl, ""))))
+		trust.Credentials(identity.ClientTLS(id, trust, identity.RoleControl, ""))))
 	must(t, err)
 	keepers := map[string]string{}
 	for i, addr := range w.keeperAddrs {
@@ -240,7 +243,15 @@ func (m *memory) latest(id string) *link.Record {
 }
 
 func (m *memory) Custody(context.Context) (manifest, keyring []byte, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return m.manifest, m.keyring, nil
+}
+
+func (m *memory) decree(manifest []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.manifest = manifest
 }
 
 func (m *memory) Revision(context.Context) (uint64, error) {

@@ -30,7 +30,17 @@
 // at the handshake and again, by Trust.Peer, at each call, because a connection may
 // outlive its enrolment.
 //
+// A connection made with Trust.Credentials moreover ends, streams and all, within
+// 250 ms of the manifest that removes its peer, or of the end of the peer's enrolment
+// (NotAfter) by this process's clock.
+//
+// A key is replaced while its process runs. Identity.Next makes the new key beside
+// the old, Rotate lists it in the manifest as the next one, which is accepted like
+// the first, and a process that follows its manifest (Identity.Follow) takes it into
+// use when it sees that. Rotate again drops the old key, once every process knows
+// the manifest that lists both.
+//
 // What it does not promise: a process that has never seen a newer manifest trusts
 // the one it has. The root's public half must come from configuration; whoever
-// sets it decides everything.
+// sets it decides everything. Whoever sets the clock decides what has ended.
 package identity

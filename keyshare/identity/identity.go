@@ -41,10 +41,12 @@ func (r Role) check() error {
 }
 
 // Identity is a process's own key with the role and name it was made for. It
-// prints as its public parts.
+// prints as its public parts. It is safe for concurrent use; its key may be replaced
+// while it runs, see Follow.
 type Identity struct {
 	role    Role
 	name    string
+	path    string // of its file; "" : it has none
 	current atomic.Pointer[material]
 }
 
@@ -77,6 +79,7 @@ func Create(path string, role Role, name string) (*Identity, error) {
 	if err := CreatePrivate(path, pem.EncodeToMemory(&block)); err != nil {
 		return nil, fmt.Errorf("create identity: %w", err)
 	}
+	id.path = path
 	return id, nil
 }
 
@@ -103,6 +106,7 @@ func Load(path string) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load identity: %s: %w", path, err)
 	}
+	id.path = path
 	return id, nil
 }
 

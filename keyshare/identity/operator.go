@@ -102,5 +102,5 @@ func (t *Trust) operator(cert *x509.Certificate, key ed25519.PublicKey) (Peer, e
 	case cert.NotAfter.Sub(cert.NotBefore) > maxSession+sessionBack:
 		return refuse("is valid for longer than a session may be")
 	}
-	return Peer{Role: RoleOperator, Name: name, SPKI: fingerprint(cert.RawSubjectPublicKeyInfo), Key: key}, nil
+	return Peer{Role: RoleOperator, Name: name, SPKI: fingerprint(cert.RawSubjectPublicKeyInfo), Key: key, Until: cert.NotAfter}, nil
 }

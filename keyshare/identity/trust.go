@@ -33,20 +33,25 @@ type Trust struct {
 	// Clock is time.Now, except in tests; set before use.
 	Clock func() time.Time
 
-	mu   sync.Mutex // serialises Update and Refresh
+	mu   sync.Mutex // serialises Update, Refresh and Follow
 	seen os.FileInfo
+	own  []*Identity // that follow
 	cur  atomic.Pointer[verified]
 }
 
-// verified is one manifest that verified, with the bytes that did. Immutable.
+// verified is one manifest that verified, with the bytes that did; the first is
+// none. Immutable.
 type verified struct {
 	manifest *keyshare.Manifest
 	signed   []byte
+	replaced chan struct{} // closed once another is in force
 }
 
 // NewTrust trusts nobody until the first Update.
 func NewTrust(root ed25519.PublicKey) *Trust {
-	return &Trust{root: slices.Clone(root)}
+	t := &Trust{root: slices.Clone(root)}
+	t.cur.Store(&verified{replaced: make(chan struct{})})
+	return t
 }
 
 // OpenTrust keeps the newest manifest in a file: Update replaces it in one step, so that a restart does not forget a revocation, and a newer one that
@@ -62,42 +67,37 @@ func OpenTrust(root ed25519.PublicKey, path string) (*Trust, error) {
 }
 
 // Manifest is the manifest in force, nil before the first. Read only.
-func (t *Trust) Manifest() *keyshare.Manifest {
-	if v := t.cur.Load(); v != nil {
-		return v.manifest
-	}
-	return nil
-}
+func (t *Trust) Manifest() *keyshare.Manifest { return t.cur.Load().manifest }
 
 // Signed is the JSON of the signed manifest in force, for others to verify; nil
 // before the first. Read only.
-func (t *Trust) Signed() []byte {
-	if v := t.cur.Load(); v != nil {
-		return v.signed
-	}
-	return nil
-}
+func (t *Trust) Signed() []byte { return t.cur.Load().signed }
+
+// Changed is closed once the manifest in force is another one. Ask for it before
+// Manifest, so that no change goes unseen in between.
+func (t *Trust) Changed() <-chan struct{} { return t.cur.Load().replaced }
 
 // Update adopts a signed manifest if it verifies and is newer, and reports whether
 // the one in force changed. An older one is refused (ErrStale), and so is one that
 // contradicts it: another document of the same version, a lower epoch, or other
-// shares in the same epoch. A manifest that cannot be saved is in force all the
-// same, since forgetting a revocation is worse than holding it in memory only:
-// then changed is true beside the error.
+// shares in the same epoch. A manifest that cannot be saved, or whose news for an
+// own identity cannot (Identity.Follow), is in force all the same, since forgetting
+// a revocation is worse than holding it in memory only: then changed is true beside
+// the error.
 func (t *Trust) Update(signed []byte) (changed bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	changed, err = t.adopt(signed)
-	if err != nil || !changed || t.path == "" {
+	if !changed || t.path == "" {
 		return changed, err
 	}
-	if err := WritePrivate(t.path, t.Signed()); err != nil {
-		return true, fmt.Errorf("the new manifest is in force but not saved: %w", err)
+	if e := WritePrivate(t.path, t.Signed()); e != nil {
+		return true, errors.Join(err, fmt.Errorf("the new manifest is in force but not saved: %w", e))
 	}
 	if st, err := os.Stat(t.path); err == nil {
 		t.seen = st
 	}
-	return true, nil
+	return true, err
 }
 
 // Refresh reads the file behind OpenTrust again if it changed. An unusable or
@@ -123,10 +123,13 @@ func (t *Trust) Refresh() error {
 	if err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
-	if _, err := t.adopt(b); err != nil {
+	changed, err := t.adopt(b)
+	if changed || err == nil {
+		t.seen = st
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", t.path, err)
 	}
-	t.seen = st
 	return nil
 }
 
@@ -135,13 +138,9 @@ func (t *Trust) adopt(signed []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	next := &verified{manifest: m, signed: bytes.Clone(bytes.TrimSpace(signed))}
 	cur := t.cur.Load()
-	if cur == nil {
-		t.cur.Store(next)
-		return true, nil
-	}
 	switch old := cur.manifest; {
+	case old == nil:
 	case m.Version < old.Version:
 		return false, fmt.Errorf("manifest version %d, in force is %d: %w", m.Version, old.Version, ErrStale)
 	case m.Version == old.Version:
@@ -154,8 +153,13 @@ func (t *Trust) adopt(signed []byte) (bool, error) {
 	case m.Epoch == old.Epoch && !sameShares(m, old):
 		return false, fmt.Errorf("manifest version %d has other shares in the same epoch %d", m.Version, m.Epoch)
 	}
-	t.cur.Store(next)
-	return true, nil
+	t.cur.Store(&verified{manifest: m, signed: bytes.Clone(bytes.TrimSpace(signed)), replaced: make(chan struct{})})
+	var errs []error
+	for _, id := range t.own {
+		errs = append(errs, id.rotate(m))
+	}
+	close(cur.replaced)
+	return true, errors.Join(errs...)
 }
 
 func sameDocument(a, b *keyshare.Manifest) bool {
@@ -191,6 +195,8 @@ type Peer struct {
 	Key ed25519.PublicKey
 	// Workspaces are those of a bridge, as the manifest lists them.
 	Workspaces []string
+	// Until is when its enrolment, or session, ends by itself; zero: never.
+	Until time.Time
 }
 
 // Verify checks a signature that the peer's Identity.Sign made.
@@ -236,6 +242,9 @@ func (t *Trust) verify(cs tls.ConnectionState, name string, accept ...Role) (Pee
 	if !ok || !slices.Contains(accept, p.Role) {
 		return Peer{}, fmt.Errorf("peer with key %s, accepted roles %v: %w", fingerprint(cert.RawSubjectPublicKeyInfo), accept, ErrNotEnrolled)
 	}
+	if err := t.ended(p); err != nil {
+		return Peer{}, err
+	}
 	p.Key = key
 	// The manifest decides; a certificate that says otherwise is a process that
 	// believes to be someone else, and better stopped than mislabelled in logs.
@@ -255,24 +264,54 @@ func (t *Trust) now() time.Time {
 	return time.Now()
 }
 
+// Enrolled says until when the manifest in force lists an own identity, zero for ever,
+// or ErrNotEnrolled.
+func (t *Trust) Enrolled(id *Identity) (until time.Time, err error) {
+	t.mu.Lock() // not between a new manifest and what it means for id's key
+	defer t.mu.Unlock()
+	p, ok := t.lookup(id.Fingerprint())
+	if !ok || p.Role != id.role || p.Name != id.name {
+		return until, fmt.Errorf("%s %s: %w", id.role, id.name, ErrNotEnrolled)
+	}
+	return p.Until, t.ended(p)
+}
+
+// ended is the error of a peer whose enrolment has ended by itself.
+func (t *Trust) ended(p Peer) error {
+	if p.Until.IsZero() || t.now().Before(p.Until) {
+		return nil
+	}
+	return fmt.Errorf("%s %s: its enrolment ended at %s: %w", p.Role, p.Name, p.Until.Format(time.RFC3339), ErrNotEnrolled)
+}
+
+// lookup finds who a key belongs to, also one whose enrolment has ended.
 func (t *Trust) lookup(spki string) (Peer, bool) {
 	m := t.Manifest()
 	if m == nil {
 		return Peer{}, false
 	}
+	p := Peer{SPKI: spki}
+	is := func(role Role, name string, until *time.Time) (Peer, bool) {
+		p.Role, p.Name = role, name
+		if until != nil {
+			p.Until = *until
+		}
+		return p, true
+	}
 	for _, b := range m.Bridges {
-		if b.SPKI == spki {
-			return Peer{Role: RoleBridge, Name: b.Name, SPKI: spki, Workspaces: slices.Clone(b.Workspaces)}, true
+		if b.Is(spki) {
+			p.Workspaces = slices.Clone(b.Workspaces)
+			return is(RoleBridge, b.Name, b.NotAfter)
 		}
 	}
 	for _, k := range m.Keepers {
-		if k.SPKI == spki {
-			return Peer{Role: RoleKeeper, Name: k.Name, SPKI: spki}, true
+		if k.Is(spki) {
+			return is(RoleKeeper, k.Name, k.NotAfter)
 		}
 	}
 	for _, c := range m.ControlPlanes {
-		if c.SPKI == spki {
-			return Peer{Role: RoleControl, Name: c.Name, SPKI: spki}, true
+		if c.Is(spki) {
+			return is(RoleControl, c.Name, c.NotAfter)
 		}
 	}
 	return Peer{}, false

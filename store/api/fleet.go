@@ -96,3 +96,10 @@ type SyncStatus struct {
 	Nack      string // text of the last rejection, if nothing was accepted since
 	Connected bool
 }
+
+// Expiring is an enrolment that ends by itself soon, or has ended: of a keeper,
+// bridge or control plane.
+type Expiring struct {
+	Role, Name string
+	NotAfter   time.Time
+}

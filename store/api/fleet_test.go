@@ -75,7 +75,8 @@ var seen = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (f *fleet) Nodes() []api.Node {
 	return []api.Node{
-		{Name: "b1", IP: "10.0.0.1", Region: "eu", Version: "v1", Status: api.StatusOnline, Latency: 3 * time.Millisecond, LastUpdated: seen, URL: "http://10.0.0.1:9000", Services: 3},
+		{Name: "b1", IP: "10.0.0.1", Region: "eu", Version: "v1", Status: api.StatusOnline, Latency: 3 * time.Millisecond, LastUpdated: seen, URL: "http://10.0.0.1:9000", Services: 3,
+			Keepers: []api.KeeperStatus{{Name: "keeper-1", State: "good"}, {Name: "keeper-2", State: "bad", Detail: "its share"}}},
 		{Name: "b2", IP: "10.0.0.2", Status: api.StatusDisconnected, Services: 2},
 	}
 }

@@ -124,20 +124,45 @@ type syncItem struct {
 	Connected bool   `json:"connected"`
 }
 
+// syncKeeper is a keeper as one bridge found it.
+type syncKeeper struct {
+	Bridge string `json:"bridge"`
+	keeperItem
+}
+
+// expiringItem is an enrolment that ends by itself soon.
+type expiringItem struct {
+	Role     string    `json:"role"`
+	Name     string    `json:"name"`
+	NotAfter time.Time `json:"notAfter"`
+}
+
 // listSync takes a role in all workspaces: a rejection's text names resources of any.
 func (s *server) listSync(q *call) (any, error) {
 	if err := q.require("*", store.AccessRead); err != nil {
 		return nil, err
 	}
-	data := []syncItem{}
+	data, keepers, expiring := []syncItem{}, []syncKeeper{}, []expiringItem{}
 	if s.Fleet != nil {
 		for _, st := range s.Fleet.Sync() {
 			data = append(data, syncItem(st))
 		}
+		for _, n := range s.Fleet.Nodes() {
+			for _, k := range n.Keepers {
+				keepers = append(keepers, syncKeeper{n.Name, keeperItem(k)})
+			}
+		}
+	}
+	if s.Expiring != nil {
+		for _, e := range s.Expiring() {
+			expiring = append(expiring, expiringItem(e))
+		}
 	}
 	return struct {
-		Success bool       `json:"success"`
-		Data    []syncItem `json:"data"`
-		Total   int        `json:"total"`
-	}{true, data, len(data)}, nil
+		Success  bool           `json:"success"`
+		Data     []syncItem     `json:"data"`
+		Keepers  []syncKeeper   `json:"keepers"`
+		Expiring []expiringItem `json:"expiring"`
+		Total    int            `json:"total"`
+	}{true, data, keepers, expiring, len(data)}, nil
 }

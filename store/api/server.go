@@ -29,6 +29,8 @@ type Config struct {
 	// stored (?validate=false does without); with nil they never are, and what asks a
 	// bridge answers NO_BRIDGE.
 	Fleet Fleet
+	// Expiring are the enrolments that need attention, for /sync; nil: there are none.
+	Expiring func() []Expiring
 	// Audit remembers each change before it is made; a change that it cannot write is
 	// refused. nil: nothing is remembered.
 	Audit Auditor

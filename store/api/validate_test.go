@@ -16,7 +16,9 @@ import (
 
 func withFleet(t *testing.T) (*env, *fleet) {
 	f := newFleet(t)
-	return newEnv(t, func(c *api.Config) { c.Fleet = f }), f
+	return newEnv(t, func(c *api.Config) {
+		c.Fleet, c.Expiring = f, func() []api.Expiring { return []api.Expiring{{Role: "bridge", Name: "b1", NotAfter: seen}} }
+	}), f
 }
 
 // TestTriedBeforeCreation: a connector that its provider refuses is not stored, and
@@ -295,7 +297,8 @@ func TestNodes(t *testing.T) {
 	e, _ := withFleet(t)
 	bucket, llm := e.bucket(), e.llm()
 	b1 := m{"name": "b1", "ip": "10.0.0.1", "region": "eu", "version": "v1", "status": "ONLINE", "latencyMs": 3.0,
-		"lastUpdated": "2026-03-01T12:00:00Z", "url": "http://10.0.0.1:9000", "nodeServices": 3.0}
+		"lastUpdated": "2026-03-01T12:00:00Z", "url": "http://10.0.0.1:9000", "nodeServices": 3.0,
+		"keepers": []any{map[string]any{"name": "keeper-1", "state": "good"}, map[string]any{"name": "keeper-2", "state": "bad", "detail": "its share"}}}
 	b2 := m{"name": "b2", "ip": "10.0.0.2", "region": "", "version": "", "status": "DISCONNECTED", "latencyMs": 0.0, "lastUpdated": nil, "url": "", "nodeServices": 2.0}
 	for query, want := range map[string][]m{"": {b1, b2}, "?nodeServices=0": {b1, b2}, "?nodeServices=undefined": {b1, b2}, "?nodeServices=1": {b1},
 		"?nodeServices=2": {b1, b2}, "?nodeServices=3": {b1, b2}, "?nodeServices=4": {}} {
@@ -319,8 +322,18 @@ func TestNodes(t *testing.T) {
 		t.Errorf("status in the list: %v", got)
 	}
 	want := []m{{"node": "b1-envoy", "bridge": "b1", "type": "Cluster", "versionSent": 4.0, "versionAcked": 3.0, "lastNack": "no such host", "connected": true}}
-	if diff := cmp.Diff(want, e.ok("GET", "/sync", nil).items(t, "data")); diff != "" {
+	sync := e.ok("GET", "/sync", nil)
+	if diff := cmp.Diff(want, sync.items(t, "data")); diff != "" {
 		t.Errorf("sync: %s", diff)
+	}
+	// A lying keeper is named, and so is an enrolment that ends.
+	want = []m{{"bridge": "b1", "name": "keeper-1", "state": "good"}, {"bridge": "b1", "name": "keeper-2", "state": "bad", "detail": "its share"}}
+	if diff := cmp.Diff(want, sync.items(t, "keepers")); diff != "" {
+		t.Errorf("keepers: %s", diff)
+	}
+	want = []m{{"role": "bridge", "name": "b1", "notAfter": "2026-03-01T12:00:00Z"}}
+	if diff := cmp.Diff(want, sync.items(t, "expiring")); diff != "" {
+		t.Errorf("expiring: %s", diff)
 	}
 
 	without := newEnv(t)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -150,6 +151,14 @@ func (s *Site) Sign(t testing.TB, change func(m *keyshare.Manifest)) []byte {
 	b, err := json.Marshal(signed)
 	fatal(t, err)
 	return b
+}
+
+// Operator is a session by the site's operator root.
+func (s *Site) Operator(t testing.TB) *identity.Identity {
+	t.Helper()
+	id, err := identity.NewOperatorSession(s.root, "operator-1", time.Hour)
+	fatal(t, err)
+	return id
 }
 
 func create(t testing.TB, path string, role identity.Role, name string) *identity.Identity {

@@ -74,13 +74,32 @@ type Sync struct {
 	Connected bool   `json:"connected"`
 }
 
-// Sync lists how far all bridges and Envoys are; it needs a role in all workspaces.
-func (c *Client) Sync(ctx context.Context) ([]Sync, error) {
-	var answer struct {
-		Data []Sync `json:"data"`
-	}
+// Synced is how far all bridges and Envoys are, and what may keep a bridge from starting.
+type Synced struct {
+	Data    []Sync       `json:"data"`
+	Keepers []SeenKeeper `json:"keepers"`
+	// Expiring are enrolments that end within 14 days, or have ended.
+	Expiring []Expiring `json:"expiring"`
+}
+
+// SeenKeeper is a keeper as one bridge found it.
+type SeenKeeper struct {
+	Bridge string `json:"bridge"`
+	Keeper
+}
+
+// Expiring is an enrolment that ends by itself.
+type Expiring struct {
+	Role     string    `json:"role"`
+	Name     string    `json:"name"`
+	NotAfter time.Time `json:"notAfter"`
+}
+
+// Sync says how far all bridges and Envoys are; it needs a role in all workspaces.
+func (c *Client) Sync(ctx context.Context) (*Synced, error) {
+	var answer Synced
 	err := c.do(ctx, http.MethodGet, "/sync", nil, nil, &answer)
-	return answer.Data, err
+	return &answer, err
 }
 
 // EventQuery selects lines of the audit log; what is zero matches all.

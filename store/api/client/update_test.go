@@ -31,7 +31,8 @@ func (b *bridges) Probe(context.Context, api.Probe) (api.ProbeResult, error) {
 }
 
 func (b *bridges) Nodes() []api.Node {
-	return []api.Node{{Name: "b1", IP: "10.0.0.1", Status: api.StatusOnline, URL: "http://10.0.0.1:9000", Services: 1, Latency: 5 * time.Millisecond}, {Name: "b2", Services: 2, Status: api.StatusOffline}}
+	return []api.Node{{Name: "b1", IP: "10.0.0.1", Status: api.StatusOnline, URL: "http://10.0.0.1:9000", Services: 1, Latency: 5 * time.Millisecond,
+		Keepers: []api.KeeperStatus{{Name: "keeper-2", State: "bad", Detail: "its share"}}}, {Name: "b2", Services: 2, Status: api.StatusOffline}}
 }
 
 func (b *bridges) ConnectorStatus(string) []api.NodeStatus {
@@ -227,6 +228,9 @@ func (e *events) Query(_ context.Context, f audit.Filter) ([]audit.Event, int, e
 func TestSystem(t *testing.T) {
 	log := &events{}
 	p := newPlane(t, func(c *api.Config) {
+		c.Expiring = func() []api.Expiring {
+			return []api.Expiring{{Role: "bridge", Name: "b1", NotAfter: time.Unix(2e9, 0).UTC()}}
+		}
 		c.Fleet, c.Audit, c.Limits = &bridges{result: api.ProbeResult{OK: true}}, log, api.Limits{Requests: 0.001, Burst: 20, Failures: -1}
 	})
 	c, ctx := p.client(t, client.Options{}), t.Context()
@@ -245,8 +249,13 @@ func TestSystem(t *testing.T) {
 	if got := must(c.LLMStatus(ctx, llm))(t); len(got) != 1 || got[0].Status != "OFFLINE" {
 		t.Errorf("status: %+v", got)
 	}
-	if got := must(c.Sync(ctx))(t); len(got) != 1 || got[0] != (client.Sync{Node: "b1", Bridge: "b1", Type: "T", Sent: 2, Acked: 1, Nack: "no", Connected: true}) {
-		t.Errorf("sync: %+v", got)
+	synced := &client.Synced{
+		Data:     []client.Sync{{Node: "b1", Bridge: "b1", Type: "T", Sent: 2, Acked: 1, Nack: "no", Connected: true}},
+		Keepers:  []client.SeenKeeper{{Bridge: "b1", Keeper: client.Keeper{Name: "keeper-2", State: "bad", Detail: "its share"}}},
+		Expiring: []client.Expiring{{Role: "bridge", Name: "b1", NotAfter: time.Unix(2e9, 0).UTC()}},
+	}
+	if diff := cmp.Diff(synced, must(c.Sync(ctx))(t)); diff != "" {
+		t.Errorf("sync: %s", diff)
 	}
 	from := time.Unix(2e9, 0).UTC()
 	got, total, err := c.Events(ctx, client.EventQuery{From: from, To: from.Add(time.Hour), Context: "key", Event: "created", ContextID: "c", UserID: "u", WorkspaceID: ws.ID, Skip: 3, Take: 4})
