@@ -57,6 +57,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	region := f.String("region", "", "where this bridge is, for \"keybridge node list\"")
 	urls := f.StringArray("url", nil, "where applications reach its listeners, for \"keybridge node list\"; S3 first; repeat")
 	required(cmd, "dir", "operator-root", "manifest", "control", "keeper")
+	cmd.AddCommand(enrolPeerCommand(identity.RoleBridge), revokePeerCommand(identity.RoleBridge))
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(*unlocked); err != nil {

@@ -51,6 +51,7 @@ func controlCommand() *cobra.Command {
 	metrics := f.String("metrics", "", "address for /metrics, e.g. 127.0.0.1:7081; empty: none")
 	allow := f.StringArray("allow-endpoint", nil, "as for \"keybridge bridge\"; connectors with other endpoints are refused")
 	required(cmd, "dir", "operator-root", "store", "bridges", "listener")
+	cmd.AddCommand(enrolPeerCommand(identity.RoleControl), revokePeerCommand(identity.RoleControl))
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		endpoints, err := seal.ParseEndpointPolicy(*allow)

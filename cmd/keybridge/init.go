@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,8 @@ Afterwards take root.key.age offline: it signs every later manifest.`,
 	path := f.String("store", "", "embedded store to write to; made if it does not exist")
 	workspaces := f.StringArray("workspaces", nil, "workspaces of a bridge as NAME=UUID,UUID; default: all; repeat")
 	tokenFile := f.String("admin-token-file", "", "write the first admin token here instead of printing it")
+	dryRun := cmd.Flags().Bool("dry-run", false, "go through all of it in memory, and write nothing")
+	asJSON := cmd.Flags().Bool("json", false, "print one JSON object a line: each step, then the result")
 	lock := addLockFlags(cmd)
 	required(cmd, "enrolment", "out", "store")
 
@@ -64,7 +67,11 @@ Afterwards take root.key.age offline: it signs every later manifest.`,
 		if err != nil {
 			return err
 		}
-		cfg := ceremony.InitConfig{Threshold: *threshold, Workspaces: map[string][]string{}}
+		p := printer{out: cmd.OutOrStdout(), progress: cmd.ErrOrStderr(), json: *asJSON}
+		cfg := ceremony.InitConfig{Threshold: *threshold, Workspaces: map[string][]string{}, Progress: func(s ceremony.Step) error {
+			p.step(s)
+			return cmd.Context().Err()
+		}}
 		scopes, err := pairs("workspaces", *workspaces)
 		if err != nil {
 			return err
@@ -73,27 +80,56 @@ Afterwards take root.key.age offline: it signs every later manifest.`,
 			cfg.Workspaces[bridge] = strings.Split(list, ",")
 		}
 		for _, file := range *files {
-			raw, err := os.ReadFile(file)
+			e, err := readEnrolment(file)
 			if err != nil {
 				return err
 			}
-			e, err := identity.ParseEnrolment(raw)
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
 			addEnrolment(&cfg, e)
+		}
+		if *dryRun {
+			if _, err := os.Stat(*path); !errors.Is(err, os.ErrNotExist) {
+				return errors.Join(fmt.Errorf("%s is there already: a dry run looks at none that is in use", *path), err)
+			}
+			r, err := ceremony.Init(cfg)
+			if err != nil {
+				return err
+			}
+			defer r.Wipe()
+			return p.initialised("planned", *out, "")
 		}
 		token, err := initialise(cmd.Context(), cfg, l, *out, *path)
 		if err != nil {
 			return err
 		}
 		if *tokenFile != "" {
-			return identity.WritePrivate(*tokenFile, []byte(token+"\n"))
+			if err := identity.WritePrivate(*tokenFile, []byte(token+"\n")); err != nil {
+				return err
+			}
+			token = ""
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "admin token, shown this once: %s\n", token)
-		return err
+		return p.initialised("done", *out, token)
 	}
 	return cmd
+}
+
+// initialised is the result of init; token is empty where it is not to be shown.
+func (p printer) initialised(result, out, token string) error {
+	if p.json {
+		fields := map[string]any{"result": result, "verb": "init", "version": 1, "epoch": 1, "out": out}
+		if token != "" {
+			fields["adminToken"] = token
+		}
+		return p.line(fields)
+	}
+	text := ""
+	switch {
+	case result == "planned":
+		text = "dry run: nothing was written\n"
+	case token != "":
+		text = "admin token, shown this once: " + token + "\n"
+	}
+	_, err := io.WriteString(p.out, text)
+	return err
 }
 
 func addEnrolment(cfg *ceremony.InitConfig, e identity.Enrolment) {

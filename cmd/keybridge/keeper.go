@@ -64,7 +64,8 @@ func readRoot(path string) (ed25519.PublicKey, error) {
 
 func keeperCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "keeper", Short: "Hold one share of the unseal key"}
-	cmd.AddCommand(keeperAcceptCommand(), keeperRunCommand(), keeperKeyFileCommand())
+	cmd.AddCommand(keeperAcceptCommand(), keeperRunCommand(), keeperKeyFileCommand(),
+		keeperAddCommand(), keeperReplaceCommand(), keeperRemoveCommand(), keeperStatusCommand())
 	return cmd
 }
 

@@ -60,7 +60,7 @@ func root() *cobra.Command {
 		}
 	}
 	add("process", devCommand(), controlCommand(), bridgeCommand(), envoyCommand())
-	add("custody", enrolCommand(), identityCommand(), initCommand(), keeperCommand())
+	add("custody", enrolCommand(), initCommand(), identityCommand(), keeperCommand(), rekeyCommand(), rotateKeyCommand(), verifyCommand(), backupCommand(), restoreCommand())
 	add("admin", workspaceCommand(), connectorCommand(), credentialCommand(), repoCommand(), keyCommand(), tokenCommand(), nodeCommand(), syncCommand(), statusCommand())
 	cmd.AddCommand(versionCommand(), envCommand(), auditCommand())
 	polish(cmd)

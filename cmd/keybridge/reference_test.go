@@ -74,7 +74,7 @@ func document(b *bytes.Buffer, cmd *cobra.Command) {
 		if c.Long != "" {
 			fmt.Fprintf(b, "\n%s\n", strings.TrimSpace(c.Long))
 		}
-		if !c.HasSubCommands() {
+		if !c.HasSubCommands() || c.Example != "" {
 			fmt.Fprintf(b, "\n```\n%s\n", c.UseLine())
 			if c.Example != "" {
 				fmt.Fprintf(b, "\n%s\n", strings.ReplaceAll(strings.TrimPrefix(c.Example, "  "), "\n  ", "\n"))

@@ -65,7 +65,7 @@ func newHouseOfRoles(t testing.TB) *houseOfRoles {
 	}
 	h.store, h.addr = records, freeAddress(t)
 	h.control = &control{
-		store: records, audit: events, trust: identity.NewTrust(h.Root), admin: freeAddress(t), bridges: h.addr,
+		store: records, audit: events, root: h.Root, trust: identity.NewTrust(h.Root), admin: freeAddress(t), bridges: h.addr,
 		listeners: []*configv1.Listener{{Name: "s3", Protocol: configv1.Protocol_S3, Address: "127.0.0.1", Port: 9000}},
 	}
 	ctx, cancel := context.WithCancel(context.Background())

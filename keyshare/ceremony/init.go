@@ -31,6 +31,15 @@ type InitConfig struct {
 	Workspaces map[string][]string
 	// Now is the manifest's creation time; zero is the present.
 	Now time.Time
+	// Progress is told every step before it is done; its error ends the ceremony.
+	Progress func(Step) error
+}
+
+func (cfg *InitConfig) step(name, format string, args ...any) error {
+	if cfg.Progress == nil {
+		return nil
+	}
+	return cfg.Progress(Step{Step: name, Detail: fmt.Sprintf(format, args...)})
 }
 
 // InitResult is what the caller distributes.
@@ -80,10 +89,19 @@ func create(cfg InitConfig) (*InitResult, error) {
 		return nil, err
 	}
 	r := &InitResult{}
+	if err := cfg.step("keyring", "a sealing key, wrapped under a new unseal key"); err != nil {
+		return nil, err
+	}
 	if err := makeKeyring(r, m, u.Bytes()); err != nil {
 		return nil, err
 	}
+	if err := cfg.step("split", "%d shares, of which %d recover the unseal key; rehearsed twice", m.Shares, m.Threshold); err != nil {
+		return nil, err
+	}
 	if r.Deliveries, err = distribute(m, u.Bytes(), r.Keyring); err != nil {
+		return nil, err
+	}
+	if err := cfg.step("sign", "manifest version %d, by a new operator root", m.Version); err != nil {
 		return nil, err
 	}
 	r.RootPublic, r.RootPrivate, err = ed25519.GenerateKey(rand.Reader)

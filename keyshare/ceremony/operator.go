@@ -63,7 +63,9 @@ type Step struct {
 type Operator struct {
 	// Root signs manifests. It is read inside lockedmem.Do only, and may be in locked memory.
 	Root ed25519.PrivateKey
-	// Trust knows a manifest of this root, and learns newer ones.
+	// Trust knows a manifest of this root, and learns newer ones. It is in memory: the
+	// caller saves what it has come to once a ceremony has returned without an error, so
+	// that one that was killed before still knows which keepers have left.
 	Trust     *identity.Trust
 	Custodian Custodian
 	Keepers   Keepers
@@ -94,6 +96,9 @@ type Outcome struct {
 	// Unfinished says, for each keeper that could not be brought up to date, why. What
 	// was committed is in force all the same; the same command again tries again.
 	Unfinished map[string]string `json:"unfinished,omitempty"`
+	// Untold says why a keeper that left could not be told so. Too few keepers of its set
+	// hold a share still for it to open anything; it keeps its own until it is told.
+	Untold map[string]string `json:"untold,omitempty"`
 }
 
 // ErrRolledBack means that the control plane has an older manifest than others know.
@@ -173,6 +178,7 @@ func (o *Operator) public() ed25519.PublicKey {
 // begin looks, and finishes what an earlier ceremony left. resumed says that a keeper
 // went over to the share set in force by that, or left the one before behind.
 func (o *Operator) begin(ctx context.Context, out *Outcome) (v *view, resumed bool, err error) {
+	known := o.Trust.Manifest()
 	if v, err = o.look(ctx); err != nil {
 		return nil, false, err
 	}
@@ -202,7 +208,11 @@ func (o *Operator) begin(ctx context.Context, out *Outcome) (v *view, resumed bo
 	}
 	behind := map[string]bool{} // keepers that have not heard, and whether they are an epoch behind
 	retired := false
+	// Who had left when the earlier run was stopped, and may not have been told.
 	var former []keyshare.Keeper
+	if known != nil && known.Epoch < v.manifest.Epoch {
+		former = leavers(known, v.manifest)
+	}
 	for _, k := range v.manifest.Keepers {
 		st := v.status[k.Name]
 		if st == nil {
@@ -211,12 +221,12 @@ func (o *Operator) begin(ctx context.Context, out *Outcome) (v *view, resumed bo
 		if old, err := keyshare.Verify(o.public(), st.GetManifest()); err != nil || old.Version != v.manifest.Version {
 			behind[k.Name] = st.GetEpoch() != v.manifest.Epoch
 			if err == nil && old.Epoch < v.manifest.Epoch {
-				former = old.Keepers // who had left when the earlier run was stopped
+				former = leavers(old, v.manifest)
 			}
 		}
 		retired = retired || len(st.GetRetired()) > 0
 	}
-	if len(behind) == 0 && !retired {
+	if len(behind) == 0 && !retired && len(former) == 0 {
 		return v, resumed, nil
 	}
 	erased, err := o.settle(ctx, v.manifest, former, out)
@@ -240,7 +250,7 @@ func (out *Outcome) describe(m *keyshare.Manifest) {
 // are told if they can be reached. erased says that a share was.
 func (o *Operator) settle(ctx context.Context, m *keyshare.Manifest, former []keyshare.Keeper, out *Outcome) (erased bool, err error) {
 	out.describe(m)
-	out.Unfinished = nil
+	out.Unfinished, out.Untold = nil, nil
 	signed := o.Trust.Signed()
 	var acks []*release.Acknowledgement
 	var reached []string
@@ -259,27 +269,22 @@ func (o *Operator) settle(ctx context.Context, m *keyshare.Manifest, former []ke
 			return erased, err
 		}
 		if err := adopt(k.Name); err != nil {
-			out.open(k.Name, err)
+			out.Unfinished = put(out.Unfinished, k.Name, err)
 		}
 	}
 	for _, k := range former {
-		if _, again := m.Keeper(k.Name); again {
-			continue // its successor has the name
-		}
 		if err := o.step("adopt", k.Name, "manifest version %d, which lists it no more", m.Version); err != nil {
 			return erased, err
 		}
 		o.Keepers.Expect(k.Name, k.SPKI)
 		if err := adopt(k.Name); err != nil {
-			if err := o.step("adopted", k.Name, "it acknowledges nothing: %v", err); err != nil {
-				return erased, err
-			}
+			out.Untold = put(out.Untold, k.Name, err)
 		}
 	}
 	for _, name := range reached {
 		st, err := o.Keepers.Status(ctx, name)
 		if err != nil {
-			out.open(name, err)
+			out.Unfinished = put(out.Unfinished, name, err)
 			continue
 		}
 		if len(st.GetRetired()) == 0 {
@@ -290,18 +295,30 @@ func (o *Operator) settle(ctx context.Context, m *keyshare.Manifest, former []ke
 		}
 		epochs, err := o.Keepers.Retire(ctx, name, acks)
 		if err != nil {
-			out.open(name, err)
+			out.Unfinished = put(out.Unfinished, name, err)
 		}
 		erased = erased || len(epochs) > 0
 	}
 	return erased, ctx.Err()
 }
 
-func (out *Outcome) open(keeper string, err error) {
-	if out.Unfinished == nil {
-		out.Unfinished = map[string]string{}
+// leavers are the keepers of old whose names m does not have. One whose name has gone
+// to another identity cannot be reached: the address of that name is its successor's.
+func leavers(old, m *keyshare.Manifest) (out []keyshare.Keeper) {
+	for _, k := range old.Keepers {
+		if _, again := m.Keeper(k.Name); !again {
+			out = append(out, k)
+		}
 	}
-	out.Unfinished[keeper] = err.Error()
+	return out
+}
+
+func put(m map[string]string, keeper string, err error) map[string]string {
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[keeper] = err.Error()
+	return m
 }
 
 // follow is the manifest that comes after m, with room for changes.

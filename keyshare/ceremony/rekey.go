@@ -77,7 +77,7 @@ func (o *Operator) rekey(ctx context.Context, change Change, out *Outcome) error
 	if err := o.commit(ctx, next, change.Verb); err != nil {
 		return err
 	}
-	_, err = o.settle(ctx, next, v.manifest.Keepers, out)
+	_, err = o.settle(ctx, next, leavers(v.manifest, next), out)
 	return err
 }
 

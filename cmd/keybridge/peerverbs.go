@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keybridge/keyshare/ceremony"
+	"keybridge/keyshare/identity"
+)
+
+const peerVerbHelp = `Signs a new manifest; no share is asked for. It holds at once on the control plane
+and the bridges connected to it, and on every keeper that is given by --keeper.
+
+` + ceremonyHelp
+
+// enrolPeerCommand is "bridge enrol" or "control enrol".
+func enrolPeerCommand(role identity.Role) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "enrol",
+		Short: "List a " + peerWord(role) + " in the manifest",
+		Long: `A name that is listed already under another key is given the new key as its next
+one: both are accepted, until the same command is run once more, which ends the old key.
+` + peerVerbHelp,
+		Example: "  keybridge " + string(role) + " enrol --enrolment " + string(role) + `-2/enrolment.json --root root.key.age --key-file root.key \
+    --control control.internal:7443 --keeper keeper-1=k1.internal:7001 --keeper keeper-2=k2.internal:7001 --keeper keeper-3=k3.internal:7001`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	file := f.String("enrolment", "", "its enrolment.json")
+	expires := f.Duration("expires-in", 0, "when the enrolment ends by itself; 0: never")
+	workspaces := new([]string)
+	if role == identity.RoleBridge {
+		workspaces = f.StringSlice("workspaces", nil, "workspaces of the bridge, as UUID,UUID; default: all, or those that it has")
+	}
+	required(cmd, "enrolment")
+	return ceremonyCommand(cmd, "enrolled", func(ctx context.Context, d *desk, _ []string) (*ceremony.Outcome, error) {
+		e, err := readEnrolment(*file)
+		if err != nil {
+			return nil, err
+		}
+		if e.Role != role {
+			return nil, &hinted{errRole{e, role}, "keybridge " + string(e.Role) + " --help"}
+		}
+		var end *time.Time
+		if *expires != 0 {
+			end = after(*expires)
+		}
+		return d.Enrol(ctx, ceremony.Enrolling{Enrolment: e, Workspaces: *workspaces, NotAfter: end})
+	})
+}
+
+// errRole is an enrolment that was given to the wrong command.
+type errRole struct {
+	e    identity.Enrolment
+	want identity.Role
+}
+
+func (e errRole) Error() string {
+	return e.e.Name + " applied as " + string(e.e.Role) + ", not as " + string(e.want)
+}
+
+// revokePeerCommand is "bridge revoke" or "control revoke".
+func revokePeerCommand(role identity.Role) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke NAME",
+		Short: "Strike a " + peerWord(role) + " off the manifest",
+		Long:  strings.TrimSpace(peerVerbHelp),
+		Example: "  keybridge " + string(role) + " revoke " + string(role) + `-2 --root root.key.age --key-file root.key --control control.internal:7443 \
+    --keeper keeper-1=k1.internal:7001 --keeper keeper-2=k2.internal:7001 --keeper keeper-3=k3.internal:7001`,
+		Args: cobra.ExactArgs(1),
+	}
+	return ceremonyCommand(cmd, "revoked", func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error) {
+		return d.Revoke(ctx, role, args[0])
+	})
+}
+
+func peerWord(role identity.Role) string {
+	if role == identity.RoleControl {
+		return "control plane"
+	}
+	return string(role)
+}
