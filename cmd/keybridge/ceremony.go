@@ -43,6 +43,8 @@ type deskFlags struct {
 	keepers                             *[]string
 	json                                *bool
 	lock                                lockFlags
+	// store and audit, where a command has them, stand in for a control plane.
+	store, audit *string
 }
 
 func addDeskFlags(cmd *cobra.Command) deskFlags {
@@ -147,15 +149,12 @@ func (f deskFlags) open(cmd *cobra.Command) (_ *desk, err error) {
 	if _, err := trust.Update(d.known); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.manifest, err)
 	}
-	conn, err := grpc.NewClient(*f.control, grpc.WithNoProxy(),
-		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(session, trust, identity.RoleControl, ""))))
+	custodian, err := f.custodian(d, session, trust, public)
 	if err != nil {
 		return nil, err
 	}
-	d.closed = append(d.closed, func() { _ = conn.Close() })
-	d.link = link.NewCustodianClient(conn)
 	d.Operator = &ceremony.Operator{
-		Root: root.Bytes(), Trust: trust, Custodian: custodianClient{d.link}, Keepers: quorum.NewOperator(session, trust, addresses),
+		Root: root.Bytes(), Trust: trust, Custodian: custodian, Keepers: quorum.NewOperator(session, trust, addresses),
 		Progress: func(s ceremony.Step) error {
 			d.print.step(s)
 			return cmd.Context().Err()
@@ -178,6 +177,24 @@ func (f deskFlags) open(cmd *cobra.Command) (_ *desk, err error) {
 		},
 	}
 	return d, nil
+}
+
+// custodian is the control plane, or the store that a command may be given instead.
+func (f deskFlags) custodian(d *desk, session *identity.Identity, trust *identity.Trust, public ed25519.PublicKey) (ceremony.Custodian, error) {
+	if f.store != nil && *f.store != "" {
+		return d.openStore(*f.store, *f.audit, public, session)
+	}
+	if *f.control == "" {
+		return nil, errors.New("--control is missing: where the control plane listens for bridges, host:port")
+	}
+	conn, err := grpc.NewClient(*f.control, grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(session, trust, identity.RoleControl, ""))))
+	if err != nil {
+		return nil, err
+	}
+	d.closed = append(d.closed, func() { _ = conn.Close() })
+	d.link = link.NewCustodianClient(conn)
+	return custodianClient{d.link}, nil
 }
 
 // openRoot decrypts the operator root into locked memory and makes a session by it.
@@ -222,11 +239,15 @@ func (c custodianClient) Custody(ctx context.Context) (*ceremony.Custody, error)
 	if err != nil {
 		return nil, err
 	}
+	return custodyOf(r), nil
+}
+
+func custodyOf(r *link.CustodianState) *ceremony.Custody {
 	out := &ceremony.Custody{Manifest: r.Manifest, Keyring: r.Keyring, Records: r.Records}
 	for _, b := range r.Bridges {
 		out.Bridges = append(out.Bridges, ceremony.BridgeState{Name: b.Name, Connected: b.Connected, SealingKeys: b.SealingKeys})
 	}
-	return out, nil
+	return out
 }
 
 func (c custodianClient) Stage(ctx context.Context, keyring []byte) error {
@@ -338,8 +359,20 @@ func (p printer) sentences(r result, sentence, again string) error {
 
 // ceremonyCommand is a command that is one ceremony.
 func ceremonyCommand(cmd *cobra.Command, done string, run func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error)) *cobra.Command {
+	return newCeremonyCommand(cmd, done, false, run)
+}
+
+// newCeremonyCommand makes one that, if it may be offline, also works on a store.
+func newCeremonyCommand(cmd *cobra.Command, done string, offline bool, run func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error)) *cobra.Command {
 	f, dryRun := addDeskFlags(cmd), addDryRunFlag(cmd)
-	required(cmd, "control")
+	if offline {
+		f.store = cmd.Flags().String("store", "", "the embedded store itself, in place of --control, while no control plane runs")
+		f.audit = cmd.Flags().String("audit", "", "with --store: audit log of the control plane that will run; default: audit.log beside --store")
+		cmd.MarkFlagsMutuallyExclusive("control", "store")
+		cmd.MarkFlagsOneRequired("control", "store")
+	} else {
+		required(cmd, "control")
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		d, err := f.open(cmd)
 		if err != nil {

@@ -36,7 +36,7 @@ one: both are accepted, until the same command is run once more, which ends the 
 		workspaces = f.StringSlice("workspaces", nil, "workspaces of the bridge, as UUID,UUID; default: all, or those that it has")
 	}
 	required(cmd, "enrolment")
-	return ceremonyCommand(cmd, "enrolled", func(ctx context.Context, d *desk, _ []string) (*ceremony.Outcome, error) {
+	return newCeremonyCommand(cmd, "enrolled", role == identity.RoleControl, func(ctx context.Context, d *desk, _ []string) (*ceremony.Outcome, error) {
 		e, err := readEnrolment(*file)
 		if err != nil {
 			return nil, err
@@ -72,7 +72,7 @@ func revokePeerCommand(role identity.Role) *cobra.Command {
     --keeper keeper-1=k1.internal:7001 --keeper keeper-2=k2.internal:7001 --keeper keeper-3=k3.internal:7001`,
 		Args: cobra.ExactArgs(1),
 	}
-	return ceremonyCommand(cmd, "revoked", func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error) {
+	return newCeremonyCommand(cmd, "revoked", role == identity.RoleControl, func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error) {
 		return d.Revoke(ctx, role, args[0])
 	})
 }
