@@ -65,6 +65,6 @@ keybridge repo create web --connector photos
 eval "$(keybridge key create --repo web --name host --access ADMIN --env)"
 echo "from before" > object.txt
 for attempt in $(seq 50); do aws --endpoint-url "http://$S3_LISTENER" s3 cp object.txt s3://photos/object.txt 2>/dev/null && break || sleep 0.2; done
-export CEREMONY="--root ceremony/root.key.age --key-file root.key --operator-root ceremony/root.pub --control $CONTROL \
-  --keeper keeper-1=$KEEPER_1 --keeper keeper-2=$KEEPER_2 --keeper keeper-3=$KEEPER_3"
+export ROOT="--root ceremony/root.key.age --key-file root.key"
+export CEREMONY="$ROOT --control $CONTROL --keeper keeper-1=$KEEPER_1 --keeper keeper-2=$KEEPER_2 --keeper keeper-3=$KEEPER_3"
 works
