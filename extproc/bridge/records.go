@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -138,12 +139,12 @@ func (r *records) of(kind string) map[[16]byte]*record {
 	return nil
 }
 
-// apply takes one message of the feed.
-func (r *records) apply(m *link.WatchResponse) {
+// apply takes one message of the feed. It ends with ctx, whatever room there is.
+func (r *records) apply(ctx context.Context, m *link.WatchResponse) {
 	credentials := false
 	r.mu.Lock()
 	for _, in := range m.Records {
-		for !r.synced && !r.closed && len(r.queue) >= maxWaiting {
+		for !r.synced && !r.closed && ctx.Err() == nil && len(r.queue) >= maxWaiting {
 			r.cond.Wait()
 		}
 		id, ok := uuid(in.Id)
