@@ -217,9 +217,8 @@ func (b *Bridge) reconcileResources(ctx context.Context, p *plan, res *client.St
 // bind joins connectors with their opened credentials. The binding decides where
 // each may go; what contradicts it, or what the operator does not allow, is left out.
 func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems []string, all []known) {
-	opened := b.records.allCredentials()
 	for _, c := range byName(in) {
-		next, err := b.bindOne(c, opened[c.CredentialId])
+		next, err := b.bindOne(c, b.records.opened(c.CredentialId))
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("connector %s (%s): %v", c.Name, c.Id, err))
 			all = append(all, known{connector: c, problem: err.Error()})

@@ -221,14 +221,3 @@ func TestAllows(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkLookup(b *testing.B) {
-	w, storage, _ := newWorld(b)
-	w.Publish()
-	b.ReportAllocs()
-	for b.Loop() {
-		if w.Live.Load().Lookup(storage.ID) == nil {
-			b.Fatal("not found")
-		}
-	}
-}
