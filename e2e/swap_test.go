@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -114,35 +115,40 @@ func TestSwapped(t *testing.T) {
 	type attempt struct {
 		name  string
 		swap  func(v *vault, victim *store.Key)
-		named string // in the log of the bridge, or of the control plane that finds it first
+		named string // in the log of the bridge
+		first bool   // changes nothing but the first wrap, which a record with a second does not need
 	}
 	other := func(v *vault) *seal.Sealed { return get[*store.Key](v, store.KindKey, w.read.ID).Sealed }
 	attempts := []attempt{
-		{"another record's", func(v *vault, k *store.Key) { k.Sealed = other(v) }, "sealed for repository-key"},
+		{"another record's", func(v *vault, k *store.Key) { k.Sealed = other(v) }, "sealed for repository-key", false},
 		{"another record's, relabelled", func(v *vault, k *store.Key) {
 			h := k.Sealed.Header
 			k.Sealed = other(v)
 			k.Sealed.Header = h
-		}, "does not open"},
-		{"another workspace's", func(v *vault, k *store.Key) { k.Sealed = get[*store.Key](v, store.KindKey, rivalKey.ID).Sealed }, "sealed for repository-key"},
-		{"relabelled for another workspace", func(_ *vault, k *store.Key) { k.Sealed.Header.Workspace = rival.Workspace }, "of workspace " + rival.Workspace},
-		{"relabelled as another version", func(_ *vault, k *store.Key) { k.Sealed.Header.Version++ }, "does not open"},
-		{"relabelled for another repository", func(_ *vault, k *store.Key) { k.Sealed.Header.Binding.Repository = rivalRepository }, "does not open"},
-		{"relabelled as another key id", func(_ *vault, k *store.Key) { k.Sealed.Header.Binding.Key = w.admin.Key }, "does not open"},
-		{"another sealing key's id", func(_ *vault, k *store.Key) { k.Sealed.Key.KeyID = strings.Repeat("ab", 32) }, "unknown sealing key"},
-		{"another record's wrap", func(v *vault, k *store.Key) { k.Sealed.Key.Value = other(v).Key.Value }, "does not open"},
+		}, "does not open", false},
+		{"another workspace's", func(v *vault, k *store.Key) { k.Sealed = get[*store.Key](v, store.KindKey, rivalKey.ID).Sealed }, "sealed for repository-key", false},
+		{"relabelled for another workspace", func(_ *vault, k *store.Key) { k.Sealed.Header.Workspace = rival.Workspace }, "of workspace " + rival.Workspace, false},
+		{"relabelled as another version", func(_ *vault, k *store.Key) { k.Sealed.Header.Version++ }, "does not open", false},
+		{"relabelled for another repository", func(_ *vault, k *store.Key) { k.Sealed.Header.Binding.Repository = rivalRepository }, "does not open", false},
+		{"relabelled as another key id", func(_ *vault, k *store.Key) { k.Sealed.Header.Binding.Key = w.admin.Key }, "does not open", false},
+		{"another sealing key's id", func(_ *vault, k *store.Key) { k.Sealed.Key.KeyID = strings.Repeat("ab", 32) }, "unknown sealing key", true},
+		{"another record's wrap", func(v *vault, k *store.Key) { k.Sealed.Key.Value = other(v).Key.Value }, "does not open", true},
 		{"another record's body", func(v *vault, k *store.Key) {
 			o := other(v)
 			k.Sealed.IV, k.Sealed.AuthTag, k.Sealed.Message = o.IV, o.AuthTag, o.Message
-		}, "does not open"},
+		}, "does not open", false},
 		{"a credential's", func(v *vault, k *store.Key) {
 			k.Sealed = get[*store.Credential](v, store.KindCredential, theirs).Sealed
-		}, "sealed for credential"},
+		}, "sealed for credential", false},
 	}
-	victims := make([]stack.Key, len(attempts))
+	// Each on a record as it was sealed, and on one with the second wrap that a bridge
+	// has made: where that does not open, the first one decides.
+	victims, adopted := make([]stack.Key, len(attempts)), make([]stack.Key, len(attempts))
 	for i, a := range attempts {
 		victims[i] = newKey(w.tenant, w.repository, a.name)
+		adopted[i] = newKey(w.tenant, w.repository, a.name+", adopted")
 	}
+	spoilt := newKey(w.tenant, w.repository, "with a spoilt second wrap")
 
 	// Chains of which every record is genuine, but of two workspaces.
 	bucketOf := func(name string) string {
@@ -169,6 +175,8 @@ func TestSwapped(t *testing.T) {
 	pointed := bucketOf("pointed")
 	_, pointedKey := repositoryOf("pointed elsewhere", pointed)
 	thief, calls := w.thief(t)
+	// Until all that is above was opened and wrapped again.
+	w.wantAdopted(ctx, t, append(slices.Clone(adopted), spoilt)...)
 
 	if err := w.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -176,9 +184,19 @@ func TestSwapped(t *testing.T) {
 	v := w.openVault(t)
 	for i, a := range attempts {
 		victim := get[*store.Key](v, store.KindKey, victims[i].ID)
+		victim.Wraps = store.Wraps{}
+		a.swap(v, victim)
+		v.put(victim)
+		if a.first {
+			continue
+		}
+		victim = get[*store.Key](v, store.KindKey, adopted[i].ID)
 		a.swap(v, victim)
 		v.put(victim)
 	}
+	k := get[*store.Key](v, store.KindKey, spoilt.ID)
+	k.Wraps = get[*store.Key](v, store.KindKey, w.read.ID).Wraps
+	v.put(k)
 	c := get[*store.Connector](v, store.KindConnector, lent)
 	c.CredentialID = theirs
 	v.put(c)
@@ -207,10 +225,23 @@ func TestSwapped(t *testing.T) {
 	}
 	for i, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
-			w.wantRefused(ctx, t, victims[i], bucket)
-			w.wantLogged(ctx, t, stack.Bridge, `msg="record refused".* record=`+victims[i].ID+` .*`+a.named)
+			all := []stack.Key{victims[i], adopted[i]}
+			if a.first {
+				all = all[:1]
+			}
+			for _, victim := range all {
+				w.wantRefused(ctx, t, victim, bucket)
+				w.wantLogged(ctx, t, stack.Bridge, `msg="record refused".* record=`+victim.ID+` .*`+a.named)
+			}
 		})
 	}
+	t.Run("another record's second wrap", func(t *testing.T) {
+		w.wantLogged(ctx, t, stack.Bridge, `second wrap does not open.* record=`+spoilt.ID)
+		q := s3Request{method: http.MethodGet, path: "/" + bucket + "/" + present, key: spoilt}
+		if a, err := w.askS3(ctx, q); err != nil || a.status != http.StatusOK {
+			t.Errorf("opened by its first wrap: %v, %v", a, err)
+		}
+	})
 	t.Run("a credential of another workspace", func(t *testing.T) {
 		w.wantRefused(ctx, t, lentKey, bucket)
 		w.wantLogged(ctx, t, stack.Bridge, `msg="left out".*`+lent+`.*workspace`)
@@ -234,6 +265,30 @@ func TestSwapped(t *testing.T) {
 			t.Errorf("the other host was called %d times", n)
 		}
 	})
+}
+
+// wantAdopted waits until keys are in the feed with their second wrap.
+func (w *world) wantAdopted(ctx context.Context, t *testing.T, keys ...stack.Key) {
+	t.Helper()
+	if err := w.Wait(ctx, func() error {
+		m := &material{}
+		w.feed(ctx, t, m)
+		for _, r := range m.feed {
+			if !slices.ContainsFunc(keys, func(k stack.Key) bool { return k.ID == r.Id }) {
+				continue
+			}
+			var s seal.Sealed
+			if err := s.UnmarshalBinary(r.Sealed); err != nil {
+				return err
+			}
+			if s.Key.Suite != seal.SuiteRecordKey {
+				return fmt.Errorf("key %s has no second wrap %w", r.Id, errNotYet)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // thief is a server that nothing may call.

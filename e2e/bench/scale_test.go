@@ -115,7 +115,7 @@ func newScale(b testing.TB) *scale {
 	s.cfg = bridge.Config{
 		Identity: s.site.Bridge, Trust: trust, Control: conn, Keepers: s.site.Addrs(), Live: s.live,
 		Dir: filepath.Join(dir, "b"), EnvoyUID: os.Getuid(), SystemRoots: s.file, MaxStale: time.Hour,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError})),
+		Logger: slog.New(slog.DiscardHandler),
 	}
 	must(b, os.WriteFile(s.file, nil, 0o600))
 	return s

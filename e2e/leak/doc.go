@@ -1,5 +1,5 @@
 // Package leak finds secrets where they must not be: in a byte stream, under a
-// directory, in the command line or environment of a process.
+// directory, in the command line, environment or memory of a process.
 //
 // A secret is looked for as it is, in hex, and in base64 at each of the three
 // alignments that it can have inside a longer text, standard and URL alphabet.

@@ -23,9 +23,10 @@ import (
 func AtExit(ctx context.Context, pid int, signal unix.Signal, ended func() bool, look func(proc string) error) error {
 	result := make(chan error, 1)
 	go func() {
-		// A tracer is a thread. It is not given back: it may still have tracees, which
-		// its end lets go.
+		// A tracer is a thread. Given back and not ended, as processes that were started
+		// on it with a Pdeathsig would get that.
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		result <- (&tracer{pid: pid, known: map[int]bool{}}).run(ctx, signal, ended, look)
 	}()
 	return <-result

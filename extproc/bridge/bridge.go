@@ -393,7 +393,7 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 		if b.linkDown.Swap(0) != 0 {
 			b.records.unpark()
 		}
-		b.records.apply(m)
+		b.records.apply(ctx, m)
 		*from = m.Revision
 	}
 }

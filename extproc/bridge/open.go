@@ -248,7 +248,8 @@ func (b *Bridge) openSlow(w *unseal.Window) {
 		}
 		o, wrap := b.openJob(w, j)
 		switch {
-		case errors.Is(o.err, unseal.ErrPurged): // another keyring takes its place, or the bridge stops
+		case errors.Is(o.err, unseal.ErrPurged), errors.Is(o.err, context.Canceled):
+			// Another keyring takes its place, or the bridge stops.
 			r.hand(&r.slow, j)
 			return
 		case errors.Is(o.err, unseal.ErrUnknownKey):

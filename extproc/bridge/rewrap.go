@@ -24,6 +24,9 @@ const (
 	// rotateEvery is how often records under another sealing key than the current one are
 	// looked for when nothing says that there are any.
 	rotateEvery = 10 * time.Minute
+	// rotateAgain is the pause when that failed, or when a new sealing key could not be had
+	// for a while: keepers bound how often they are asked.
+	rotateAgain = time.Minute
 )
 
 // wraps waits for the control plane to take them.
@@ -181,10 +184,15 @@ func (b *Bridge) followKeys(ctx context.Context) error {
 			} else if ctx.Err() != nil {
 				return ctx.Err()
 			} else {
+				done = ""
 				b.cfg.Logger.Warn("records under older sealing keys are left", "error", err)
 			}
 		}
-		timer := time.NewTimer(rotateEvery)
+		wait := rotateEvery
+		if done == "" {
+			wait = rotateAgain
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -212,7 +220,7 @@ func (b *Bridge) missingKey() bool {
 func (b *Bridge) takeUpKeys(ctx context.Context) error {
 	b.cfg.Logger.Info("unsealing again: the manifest has a sealing key that the keyring lacks")
 	var reported string
-	for b.missingKey() {
+	for wait := retryEvery; b.missingKey(); wait = min(2*wait, rotateAgain) {
 		keyring, err := b.tryUnseal(ctx, "new sealing key")
 		if err == nil {
 			err = b.setKeyring(keyring)
@@ -224,7 +232,7 @@ func (b *Bridge) takeUpKeys(ctx context.Context) error {
 			reported = err.Error()
 			b.cfg.Logger.Warn("not unsealed again yet", "reason", reported)
 		}
-		if (err != nil || b.missingKey()) && !pause(ctx, retryEvery) {
+		if (err != nil || b.missingKey()) && !pause(ctx, wait) {
 			return ctx.Err()
 		}
 	}
