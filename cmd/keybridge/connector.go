@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -83,11 +85,15 @@ bucket before it leaves this machine, to a key that the operator root vouches fo
 	}
 	f := addConnectorFlags(cmd, s)
 	kind := cmd.Flags().String("type", "", "S3, OPENAI, ANTHROPIC or OTHER (OpenAI-compatible)")
-	oneOf(cmd, "type", "S3", "OPENAI", "ANTHROPIC", "OTHER")
+	oneOf(cmd, "type", connectorTypes...)
 	required(cmd, "type")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		shared := *f.credential != ""
 		switch {
+		case *kind == "GCS" || *kind == "BLOB" || *kind == "GOOGLE" || *kind == "AWS":
+			return fmt.Errorf("--type %s is not supported yet", *kind)
+		case !slices.Contains(connectorTypes, *kind):
+			return fmt.Errorf("--type %s: choose one of %s", *kind, strings.Join(connectorTypes, ", "))
 		case *f.secret == "" && !shared:
 			return errors.New("the provider's secret is missing: --secret-file FILE, or --credential NAME for a shared one")
 		case *kind == "S3" && *f.bucket == "":
@@ -124,6 +130,9 @@ bucket before it leaves this machine, to a key that the operator root vouches fo
 	}
 	return cmd
 }
+
+// connectorTypes are those that the API makes so far.
+var connectorTypes = []string{"S3", "OPENAI", "ANTHROPIC", "OTHER"}
 
 // changes reports whether any of a command's own flags is given.
 func changes(cmd *cobra.Command) bool {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -54,10 +56,14 @@ a secret of its own; a storage credential serves any bucket that the provider le
 	endpoint := f.String("endpoint", "", "URL (default: the provider's own)")
 	region := f.String("region", "", "storage: region")
 	ca := f.String("ca-file", "", "PEM certificates to verify the endpoint against instead of the system roots")
-	oneOf(cmd, "provider", "AWS", "OPENAI", "ANTHROPIC", "OTHER")
+	oneOf(cmd, "provider", credentialProviders...)
 	required(cmd, "provider", "secret-file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
+		case *provider == "GCP" || *provider == "AZURE" || *provider == "GOOGLE":
+			return fmt.Errorf("--provider %s is not supported yet", *provider)
+		case !slices.Contains(credentialProviders, *provider):
+			return fmt.Errorf("--provider %s: choose one of %s", *provider, strings.Join(credentialProviders, ", "))
 		case *provider == "AWS" && *key == "":
 			return errors.New("a credential of AWS needs --key, the access key id that goes with the secret")
 		case *provider == "OTHER" && *endpoint == "":
@@ -97,6 +103,9 @@ a secret of its own; a storage credential serves any bucket that the provider le
 	}
 	return cmd
 }
+
+// credentialProviders are those that the API takes so far.
+var credentialProviders = []string{"AWS", "OPENAI", "ANTHROPIC", "OTHER"}
 
 func credentialRotateCommand(s scope) *cobra.Command {
 	cmd := &cobra.Command{

@@ -142,7 +142,7 @@ func TestRepositories(t *testing.T) {
 	llm := e.llm()
 	body := func(buckets, llms []string) m { return repoBody(e.ws, "r", buckets, llms) }
 
-	refused(t, "two buckets of one name", e.do("POST", "/repo", body([]string{one, same}, nil)), 400, "INVALID_FIELD", "repoBuckets: ")
+	refused(t, "two buckets of one name", e.do("POST", "/repo", body([]string{one, same}, nil)), 409, "NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets: ")
 	refused(t, "unknown bucket", e.do("POST", "/repo", body([]string{newID()}, nil)), 404, "NOT_FOUND", "bucket")
 	refused(t, "unknown LLM", e.do("POST", "/repo", body(nil, []string{newID()})), 404, "NOT_FOUND", "AI connector")
 	refused(t, "LLM as bucket", e.do("POST", "/repo", body([]string{llm}, nil)), 404, "NOT_FOUND", "bucket")

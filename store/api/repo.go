@@ -142,7 +142,7 @@ func (f *repoForm) apply(ctx context.Context, s *server, r *store.Repository) er
 			r.StorageType = c.Type
 		}
 		if buckets[c.Bucket] {
-			return badField("repoBuckets", "two connectors for buckets of the same name; an application could not tell them apart")
+			return conflict("NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets: two connectors for buckets of the same name; an application could not tell them apart")
 		}
 		buckets[c.Bucket] = true
 	}

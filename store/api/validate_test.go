@@ -289,7 +289,7 @@ func TestAccountConnector(t *testing.T) {
 	two := e.bucket("bucket", "*", "name", "two")
 	named := e.bucket("name", "named")
 	e.repo("both", []string{id, named}, nil)
-	refused(t, "two accounts", e.do("POST", "/repo", repoBody(e.ws, "x", []string{id, two}, nil)), 400, "INVALID_FIELD", "repoBuckets: ")
+	refused(t, "two accounts", e.do("POST", "/repo", repoBody(e.ws, "x", []string{id, two}, nil)), 409, "NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets: ")
 	refused(t, "widen a bucket", e.do("PUT", "/bucket/"+named, m{"bucket": "*"}), 400, "INVALID_FIELD", "secret: ")
 }
 
@@ -360,7 +360,7 @@ func TestRepoValidate(t *testing.T) {
 	e.ok("POST", "/repo/validate", body)
 	refused(t, "name in use", e.do("POST", "/repo/validate", with(body, "name", "app")), 409, "NAME_ALREADY_USED", "name")
 	refused(t, "unknown bucket", e.do("POST", "/repo/validate", repoBody(e.ws, "x", []string{newID()}, nil)), 404, "NOT_FOUND", "bucket")
-	refused(t, "two of one name", e.do("POST", "/repo/validate", repoBody(e.ws, "x", []string{one, same}, nil)), 400, "INVALID_FIELD", "repoBuckets")
+	refused(t, "two of one name", e.do("POST", "/repo/validate", repoBody(e.ws, "x", []string{one, same}, nil)), 409, "NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets")
 	if got := e.ok("POST", "/repo/"+repo+"/validate", m{"repoBuckets": []m{{"bucketId": one}}}); got.m["repoId"] != repo || got.header.Get("ETag") != "" {
 		t.Errorf("%s", got.raw)
 	}
