@@ -251,6 +251,10 @@ func FuzzVerify(f *testing.F) {
 		if err == nil && !bytes.Equal(marshal(t, m), bytes.TrimSpace(payload)) {
 			t.Error("accepted a spelling that is not its own")
 		}
+		// Unsigned, by the same rules.
+		if p, perr := keyshare.ParseManifest(payload); (perr == nil) != (err == nil) || !cmp.Equal(m, p) {
+			t.Errorf("parsed as %v, %v; verified as %v, %v", p, perr, m, err)
+		}
 	})
 }
 

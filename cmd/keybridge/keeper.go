@@ -121,7 +121,7 @@ func keeperAcceptCommand() *cobra.Command {
 func keeperRunCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "run",
-		Short:   "Serve the share to enrolled bridges",
+		Short:   "Serve the share to enrolled bridges, and take part in ceremonies",
 		Example: "  keybridge keeper run --dir /var/lib/keybridge-keeper --operator-root root.pub --listen :7001 --key-file keeper-1.key",
 		Args:    cobra.NoArgs,
 	}
@@ -129,6 +129,7 @@ func keeperRunCommand() *cobra.Command {
 	root := cmd.Flags().String("operator-root", "", "public half of the operator root")
 	listen := cmd.Flags().String("listen", "", "host:port for bridges")
 	metrics := cmd.Flags().String("metrics", "", "address for /metrics, e.g. 127.0.0.1:7002; empty: none")
+	policy := cmd.Flags().String("policy", "", "JSON file with rules on releases: bridges, networks, hours, rate; read again when it changes")
 	unlocked := cmd.Flags().Bool("allow-unlocked", false, "run even where memory cannot be locked")
 	lock := addLockFlags(cmd)
 	required(cmd, "dir", "operator-root", "listen")
@@ -145,13 +146,24 @@ func keeperRunCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		k, err := keeper.New(keeper.Config{Dir: *dir, Lock: l, Root: pub})
+		cfg := keeper.Config{Dir: *dir, Lock: l, Root: pub}
+		if *policy != "" {
+			p, err := keeper.OpenPolicy(*policy, slog.Default())
+			if err != nil {
+				return err
+			}
+			cfg.Policy = p.Allow
+		}
+		k, err := keeper.New(cfg)
 		if err != nil {
 			return err
 		}
 		defer k.Close()
 		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))))
 		k.Register(server)
+		if err := k.Identity().Follow(k.Trust()); err != nil {
+			return err
+		}
 		g, ctx := errgroup.WithContext(cmd.Context())
 		g.Go(func() error { return serveGRPC(ctx, server, *listen) })
 		if *metrics != "" {

@@ -46,7 +46,7 @@ type houseOfRoles struct {
 	addr    string
 }
 
-func newHouseOfRoles(t *testing.T) *houseOfRoles {
+func newHouseOfRoles(t testing.TB) *houseOfRoles {
 	t.Helper()
 	h := &houseOfRoles{Site: keepertest.New(t, 2, 2)}
 	for _, k := range h.Keepers {
@@ -92,7 +92,7 @@ func newHouseOfRoles(t *testing.T) *houseOfRoles {
 	return h
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -103,7 +103,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // connect is a connection with some TLS to the keeper or the control plane.
-func connect(t *testing.T, addr string, c *tls.Config) *grpc.ClientConn {
+func connect(t testing.TB, addr string, c *tls.Config) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithNoProxy(), grpc.WithTransportCredentials(credentials.NewTLS(c)))
 	if err != nil {
@@ -395,7 +395,39 @@ func TestRevocationEndsStreams(t *testing.T) {
 	}
 }
 
-func receive[T any](t *testing.T, from <-chan T) (v T) {
+// BenchmarkRevocation is the time from a manifest's being in the store, as a commit
+// leaves it, to the end of a revoked bridge's streams at the bridge.
+func BenchmarkRevocation(b *testing.B) {
+	h := newHouseOfRoles(b)
+	trust := h.Trust(b)
+	version := uint64(1)
+	next := func(change func(m *keyshare.Manifest)) []byte {
+		version++
+		return h.Sign(b, func(m *keyshare.Manifest) { m.Version = version; change(m) })
+	}
+	var worst, sum time.Duration
+	n := 0
+	for b.Loop() {
+		put(b, h, next(func(*keyshare.Manifest) {}))
+		await(b, func() bool { return h.control.trust.Manifest().Version == version })
+		conn := connect(b, h.addr, identity.ClientTLS(h.Bridge, trust, identity.RoleControl, ""))
+		watch, err := link.NewLinkClient(conn).Watch(b.Context(), &link.WatchRequest{})
+		if err := answered(watch, err); err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		put(b, h, next(func(m *keyshare.Manifest) { m.Bridges = []keyshare.Bridge{} }))
+		for err == nil {
+			_, err = watch.Recv()
+		}
+		took := time.Since(begin)
+		worst, sum, n = max(worst, took), sum+took, n+1
+	}
+	b.ReportMetric(float64(worst.Milliseconds()), "ms-worst")
+	b.ReportMetric(float64(sum.Milliseconds())/float64(n), "ms-mean")
+}
+
+func receive[T any](t testing.TB, from <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-from:
@@ -405,7 +437,7 @@ func receive[T any](t *testing.T, from <-chan T) (v T) {
 	return v
 }
 
-func await(t *testing.T, ok func() bool) {
+func await(t testing.TB, ok func() bool) {
 	t.Helper()
 	deadline, tick := time.After(patience), time.NewTicker(5*time.Millisecond)
 	defer tick.Stop()
@@ -419,7 +451,7 @@ func await(t *testing.T, ok func() bool) {
 }
 
 // put makes a manifest the one in the store.
-func put(t *testing.T, h *houseOfRoles, manifest []byte) {
+func put(t testing.TB, h *houseOfRoles, manifest []byte) {
 	t.Helper()
 	rec, err := h.store.Get(t.Context(), store.KindCustody, store.CustodyID)
 	if err != nil {

@@ -5,7 +5,9 @@
 // A bridge is sealed until a threshold of keepers has released shares, then
 // unsealing, syncing (records and typed resources arrive) and ready. While it is
 // not ready every request is refused in its protocol's own words. A ready bridge
-// needs neither keepers nor, for Config.MaxStale, the control plane.
+// needs neither keepers nor, for Config.MaxStale, the control plane. One that the
+// manifest does not list any more, or whose enrolment has ended, seals itself, and
+// unseals again once it is listed again.
 //
 // What Envoy may reach is rendered from the bindings inside the records that
 // this bridge opened, never from a connector record alone: a connector that

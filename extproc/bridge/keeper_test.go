@@ -57,7 +57,9 @@ func TestLyingKeeperIsNamed(t *testing.T) {
 	t.Cleanup(server.Stop)
 	w.start(t)
 	w.await(t, func() bool { return w.numbers(t)["keybridge_bridge_keeper keeper-1 bad"] == 1 })
-	w.await(t, func() bool { return strings.Contains(w.log.String(), "level=ERROR msg=keeper keeper=keeper-1 state=bad") })
+	w.await(t, func() bool {
+		return strings.Contains(w.log.String(), "level=ERROR msg=keeper keeper=keeper-1 state=bad")
+	})
 	reported := func() *link.KeeperReport {
 		for _, b := range w.hub.Bridges() {
 			for _, k := range b.Report.GetKeepers() {
@@ -68,7 +70,9 @@ func TestLyingKeeperIsNamed(t *testing.T) {
 		}
 		return nil
 	}
-	w.await(t, func() bool { return reported().GetState() == "bad" && strings.Contains(reported().GetDetail(), "share of keeper keeper-1") })
+	w.await(t, func() bool {
+		return reported().GetState() == "bad" && strings.Contains(reported().GetDetail(), "share of keeper keeper-1")
+	})
 	w.serveKeeper(t, 2)
 	w.awaitKey(t, func(k *grant.Key) bool { return k != nil })
 	w.await(t, func() bool { return w.bridge.State() == bridge.Ready })

@@ -8,12 +8,16 @@
 //	identity.key      its Ed25519 identity (package identity)
 //	enrolment.key.age the HPKE private key that its share is delivered to
 //	share.age         its share
+//	share.json        the newest signed manifest that describes that share
+//	staged.age        a share of a set that is not in force yet
+//	retired-N.age     its share of epoch N, which is over, until it is erased
+//	retired-N.json    the last signed manifest that described it
 //	manifest.json     the newest signed manifest that it has seen
-//	audit.log         what it did with the share
+//	audit.log         what it did with its shares
 //
-// The two .age files are encrypted (filippo.io/age) under a passphrase or a key
-// file, the Lock, so that a copy of the directory, a backup or a stolen disk is
-// not a share. While a keeper runs its share is in locked memory.
+// The .age files are encrypted (filippo.io/age) under a passphrase or a key file,
+// the Lock, so that a copy of the directory, a backup or a stolen disk is not a
+// share. While a keeper runs its shares are in locked memory.
 //
 // Enrol makes the directory and the enrolment for the operator. The ceremony
 // answers with the signed manifest and a delivery, which Accept checks and stores.
@@ -41,6 +45,34 @@
 // and the sealed answer is useless to anyone but the process that made the fresh
 // key. A bridge that asks for another epoch is refused but still told the newest
 // manifest, so that it can tell its own configuration is old.
+//
+// An operator in a ceremony (identity.NewOperatorSession) is released the share by
+// the same steps; the audit line then names operator/NAME. A Policy may refuse what
+// the manifest allows.
+//
+// # Ceremonies
+//
+// A new share set comes in four steps, each a call of its own:
+//
+//  1. Stage: the operator hands over the share under a manifest that nobody has
+//     signed yet, of the next epoch. It is put beside the held one. Nothing changes.
+//  2. Adopt: whoever is enrolled brings the signed manifest, which proves itself. A
+//     bridge does it with each request, so a keeper that missed the end of a ceremony
+//     catches up by itself. The manifest is put in force, the held share set aside as
+//     retired-N and never released again, the staged share promoted if it is the one
+//     that the manifest gives to this keeper. The keeper acknowledges with its
+//     signature that it releases no other share from now on. A keeper that the
+//     manifest leaves out acknowledges too: it holds none.
+//  3. Retire: the operator brings acknowledgements. Once n-t+1 keepers of the old set
+//     (by the manifest of that set, with its n and t) are on the manifest in force,
+//     fewer than t can be left on the old one: the retired share is overwritten and
+//     unlinked.
+//  4. Prove, at any time: the keeper signs a nonce with the key derived from its share.
+//
+// The commit is the saving of manifest.json. What has to follow is found out from the
+// files alone (settle), at start and at each call, so that a keeper that is killed
+// between any two steps, or given the manifest as a file, arrives at the same state.
+// Every step has its audit line first.
 //
 // # What it does not promise
 //

@@ -37,7 +37,21 @@ type visit struct {
 
 func visitAs(t *testing.T, s *keepertest.Site, id *identity.Identity, k *keepertest.Keeper) *visit {
 	t.Helper()
+	return visitTrusting(t, s, s.Trust(t), id, k)
+}
+
+// visitNew is an operator's visit to a keeper that only the next set's manifest lists.
+func visitNew(t *testing.T, s *keepertest.Site, next *keepertest.Set, k *keepertest.Keeper) *visit {
+	t.Helper()
 	trust := s.Trust(t)
+	if _, err := trust.Update(next.Signed); err != nil {
+		t.Fatal(err)
+	}
+	return visitTrusting(t, s, trust, s.Operator(t), k)
+}
+
+func visitTrusting(t *testing.T, s *keepertest.Site, trust *identity.Trust, id *identity.Identity, k *keepertest.Keeper) *visit {
+	t.Helper()
 	conn, err := grpc.NewClient(k.Addr, grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(id, trust, identity.RoleKeeper, k.Name))))
 	if err != nil {

@@ -88,7 +88,7 @@ func (s *shelf) leftBehind(epoch uint64, m *keyshare.Manifest, acks []*release.A
 	}
 	for _, k := range old.Keepers {
 		if slices.ContainsFunc(acks, func(a *release.Acknowledgement) bool {
-			return (a.GetKeeper() == k.SPKI || a.GetKeeper() == k.Next) && a.GetSet() == m.Set && a.GetEpoch() == m.Epoch
+			return k.Is(a.GetKeeper()) && a.GetSet() == m.Set && a.GetEpoch() == m.Epoch
 		}) {
 			names = append(names, k.Name)
 		}

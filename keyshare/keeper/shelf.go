@@ -414,6 +414,5 @@ func (s *shelf) adopt(signed []byte) error {
 // enrolled is this keeper's entry in a manifest.
 func (s *shelf) enrolled(m *keyshare.Manifest) (keyshare.Keeper, bool) {
 	k, ok := m.Keeper(s.id.Name())
-	fp := s.id.Fingerprint()
-	return k, ok && (k.SPKI == fp || k.Next == fp)
+	return k, ok && k.Is(s.id.Fingerprint())
 }

@@ -192,6 +192,51 @@ func TestBadSharesAreNamed(t *testing.T) {
 	})
 }
 
+// A keeper that goes on releasing its share after a rekey is named, and so is one
+// that answers with the manifest of the time before.
+func TestOldEpochsShare(t *testing.T) {
+	s := keepertest.New(t, 2, 2)
+	old := steal(t, s, 0)
+	next := s.Rekey(t, nil, 2, s.Keepers...)
+	serve(t, s, 0, func(tr *release.Transcript) ([]*release.Share, error) { return sealed(tr, old, s.Manifest) })
+	cfg := config(t, s)
+	if _, err := cfg.Trust.Update(next.Signed); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := until(t, cfg, "keeper-1", quorum.StateBad)
+	if !strings.Contains(r.Detail, "it is not a share of set "+next.Manifest.Set) || cfg.Trust.Manifest().Epoch != 2 {
+		t.Error(r.Detail)
+	}
+}
+
+// A keeper that accepts and never answers does not delay the others, at any point.
+func TestStuckKeepers(t *testing.T) {
+	s := keepertest.New(t, 4, 2)
+	stuck := make(chan struct{}, 1)
+	serve(t, s, 0, func(*release.Transcript) ([]*release.Share, error) {
+		select {
+		case stuck <- struct{}{}:
+		default:
+		}
+		<-t.Context().Done() // until the end of the test: before its cleanups, which stop the server
+		return nil, t.Context().Err()
+	})
+	deaf, err := net.Listen("tcp", s.Keepers[1].Addr) // accepts, in the kernel, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	cfg := config(t, s)
+	done := make(chan error, 1)
+	go func() { done <- quorum.Unseal(t.Context(), cfg, opensKeyring(s, cfg.Trust)) }()
+	<-stuck
+	s.Keepers[2].Start(t)
+	s.Keepers[3].Start(t)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestChallengeOfTheWrongSize(t *testing.T) {
 	s := keepertest.New(t, 2, 2)
 	h := serve(t, s, 0, func(*release.Transcript) ([]*release.Share, error) { return nil, nil })

@@ -232,7 +232,7 @@ func (c *collector) outdated() bool {
 // its certificate decides, at the keepers.
 func enrolled(m *keyshare.Manifest, id *identity.Identity) bool {
 	return id.Role() == identity.RoleOperator || slices.ContainsFunc(m.Bridges, func(b keyshare.Bridge) bool {
-		return b.Name == id.Name() && (b.SPKI == id.Fingerprint() || b.Next == id.Fingerprint())
+		return b.Name == id.Name() && b.Is(id.Fingerprint())
 	})
 }
 

@@ -5,6 +5,7 @@ package keepertest
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -33,6 +35,7 @@ type Site struct {
 	Control  *identity.Identity
 
 	root ed25519.PrivateKey
+	dir  string
 }
 
 // Keeper is one keeper of a site. It keeps its address over Stop and Start.
@@ -42,6 +45,7 @@ type Keeper struct {
 	Addr     string
 	KeyFile  string
 	Delivery []byte
+	Enrolled identity.Enrolment
 
 	server *keeper.Server
 	grpc   *grpc.Server
@@ -62,18 +66,11 @@ func New(t testing.TB, n, threshold int) *Site {
 		Bridges:       []identity.Enrolment{enrol(t, s.Bridge)},
 		ControlPlanes: []identity.Enrolment{enrol(t, s.Control)},
 	}
+	s.dir = dir
 	for i := range n {
-		k := &Keeper{Name: fmt.Sprintf("keeper-%d", i+1), Addr: freeAddr(t)}
-		k.KeyFile = filepath.Join(dir, k.Name+".lock")
-		fatal(t, keeper.CreateKeyFile(k.KeyFile))
-		lock, err := keeper.KeyFileLock(k.KeyFile)
-		fatal(t, err)
-		k.Config = keeper.Config{Dir: filepath.Join(dir, k.Name), Lock: lock, Logger: slog.New(slog.DiscardHandler)}
-		e, err := keeper.Enrol(k.Config.Dir, k.Name, lock)
-		fatal(t, err)
-		cfg.Keepers = append(cfg.Keepers, e)
+		k := s.Keeper(t, fmt.Sprintf("keeper-%d", i+1))
+		cfg.Keepers = append(cfg.Keepers, k.Enrolled)
 		s.Keepers = append(s.Keepers, k)
-		t.Cleanup(k.Stop)
 	}
 	r, err := ceremony.Init(cfg)
 	fatal(t, err)
@@ -83,6 +80,20 @@ func New(t testing.TB, n, threshold int) *Site {
 		fatal(t, keeper.Accept(k.Config.Dir, k.Config.Lock, s.Root, s.Manifest, k.Delivery))
 	}
 	return s
+}
+
+// Keeper makes one more keeper, which has enrolled and is in no manifest.
+func (s *Site) Keeper(t testing.TB, name string) *Keeper {
+	t.Helper()
+	k := &Keeper{Name: name, Addr: freeAddr(t), KeyFile: filepath.Join(s.dir, name+".lock")}
+	fatal(t, keeper.CreateKeyFile(k.KeyFile))
+	lock, err := keeper.KeyFileLock(k.KeyFile)
+	fatal(t, err)
+	k.Config = keeper.Config{Dir: filepath.Join(s.dir, name), Lock: lock, Root: s.Root, Logger: slog.New(slog.DiscardHandler)}
+	k.Enrolled, err = keeper.Enrol(k.Config.Dir, name, lock)
+	fatal(t, err)
+	t.Cleanup(k.Stop)
+	return k
 }
 
 // Start serves the keeper at its address.
@@ -153,10 +164,61 @@ func (s *Site) Sign(t testing.TB, change func(m *keyshare.Manifest)) []byte {
 	return b
 }
 
-// Operator is a session by the site's operator root.
+// Set is a share set that a ceremony made and that is not in force yet.
+type Set struct {
+	U          []byte
+	Manifest   *keyshare.Manifest
+	Payload    []byte            // of Manifest, unsigned
+	Signed     []byte            // Manifest, signed by the site's root
+	Deliveries map[string][]byte // by keeper
+}
+
+// Rekey makes the set that follows the one of base, nil for the site's first, for the
+// given keepers.
+func (s *Site) Rekey(t testing.TB, base *keyshare.Manifest, threshold int, keepers ...*Keeper) *Set {
+	t.Helper()
+	if base == nil {
+		base = s.Trust(t).Manifest()
+	}
+	m := *base
+	m.Version, m.Epoch, m.Set = m.Version+1, m.Epoch+1, uuid.NewString()
+	m.Shares, m.Threshold, m.Keepers = len(keepers), threshold, nil
+	next := &Set{U: make([]byte, keyshare.SecretSize), Manifest: &m, Deliveries: make(map[string][]byte)}
+	_, _ = rand.Read(next.U) // never fails, crypto/rand
+	shares, err := keyshare.Split(next.U, len(keepers), threshold)
+	fatal(t, err)
+	m.Check, err = keyshare.CheckValue(next.U, m.Set, m.Epoch)
+	fatal(t, err)
+	for i, k := range keepers {
+		key, err := keyshare.ShareKey(shares[i], m.Set, m.Epoch)
+		fatal(t, err)
+		m.Keepers = append(m.Keepers, keyshare.Keeper{
+			Name: k.Name, X: int(shares[i].X()), SPKI: k.Enrolled.Fingerprint(),
+			ShareKey: key.Public().(ed25519.PublicKey), Recipient: k.Enrolled.Recipient,
+		})
+	}
+	for i, k := range keepers {
+		next.Deliveries[k.Name], err = keyshare.Deliver(&m, k.Name, k.Enrolled.Recipient, shares[i])
+		fatal(t, err)
+	}
+	signed, err := keyshare.Sign(s.root, &m)
+	fatal(t, err)
+	next.Payload = signed.Payload
+	next.Signed, err = json.Marshal(signed)
+	fatal(t, err)
+	return next
+}
+
+// Operator is a session of an operator of the site, for an hour.
 func (s *Site) Operator(t testing.TB) *identity.Identity {
 	t.Helper()
-	id, err := identity.NewOperatorSession(s.root, "operator-1", time.Hour)
+	return s.OperatorFor(t, time.Hour)
+}
+
+// OperatorFor is one for another time.
+func (s *Site) OperatorFor(t testing.TB, life time.Duration) *identity.Identity {
+	t.Helper()
+	id, err := identity.NewOperatorSession(s.root, "ada", life)
 	fatal(t, err)
 	return id
 }
