@@ -212,7 +212,7 @@ type Write struct {
 	// else ErrConflict: for a decision that rests on more than this record, as
 	// "no repository uses this connector".
 	IfRevision uint64
-	// KeepVersion leaves the record's Version as it is (the revision rises): for what is
+	// KeepVersion leaves the record's Version and UpdatedAt as they are (the revision rises): for what is
 	// no change to whoever edits the record, such as another wrap of its key.
 	KeepVersion bool
 	// AsIs leaves the record's Version and times as they are: it comes from a backup.

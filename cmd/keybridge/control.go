@@ -147,7 +147,7 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	ads.Register(server)
 	hub := link.NewHub(slog.Default())
 	hub.Manifest = c.trust.Signed
-	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store}, hub, c.trust.Peer))
+	link.RegisterLinkServer(server, link.NewServer(linkSource{c.store, c.sealingKeyID}, hub, c.trust.Peer))
 	link.RegisterCustodianServer(server, link.NewCustodian(c.root, &custodySafe{store: c.store, audit: c.audit}, hub, c.trust.Peer))
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -199,6 +199,8 @@ func (c *control) followManifest(ctx context.Context, from uint64, announce func
 func (c *control) sealingKey() (*seal.PublicKey, error) {
 	return seal.ParsePublicKey([]byte(c.trust.Manifest().CurrentSealingKey().PEM))
 }
+
+func (c *control) sealingKeyID() string { return c.trust.Manifest().CurrentSealingKey().ID }
 
 func parseListeners(flags []string) (out []*configv1.Listener, err error) {
 	named, err := pairs("listener", flags)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"keybridge/keyshare/seal"
 	"keybridge/store"
 	"keybridge/store/audit"
 	"keybridge/xds/link"
@@ -46,20 +45,6 @@ func (s *custodySafe) Keep(ctx context.Context, next *link.Kept) error {
 	return err
 }
 
-// sealedOf is the sealed part of a live record; nil for one without.
-func sealedOf(r store.Record) *seal.Sealed {
-	if r.Meta().DeletedAt != nil {
-		return nil
-	}
-	switch r := r.(type) {
-	case *store.Credential:
-		return r.Sealed
-	case *store.Key:
-		return r.Sealed
-	}
-	return nil
-}
-
 // Sealed reads every sealed record, unless nothing was written since the last time.
 func (s *custodySafe) Sealed(ctx context.Context) (map[string]uint64, error) {
 	s.mu.Lock()
@@ -74,7 +59,7 @@ func (s *custodySafe) Sealed(ctx context.Context) (map[string]uint64, error) {
 			if err != nil {
 				return nil, err
 			}
-			if sealed := sealedOf(r); sealed != nil {
+			if sealed, _ := sealedOf(r); sealed != nil && r.Meta().DeletedAt == nil {
 				counts[sealed.Key.KeyID]++
 			}
 		}

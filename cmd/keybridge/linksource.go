@@ -12,7 +12,11 @@ import (
 
 // linkSource serves the store's sealed records to bridges. It stands here because
 // neither room may know the other: the feed carries no store type, the store no wire type.
-type linkSource struct{ store store.Store }
+type linkSource struct {
+	store store.Store
+	// sealing is the id of the current sealing key.
+	sealing func() string
+}
 
 func (s linkSource) Custody(ctx context.Context) (manifest, keyring []byte, err error) {
 	rec, err := s.store.Get(ctx, store.KindCustody, store.CustodyID)
@@ -42,17 +46,43 @@ func (s linkSource) Watch(ctx context.Context, from uint64) iter.Seq2[link.Batch
 	}
 }
 
-// linkRecord is e as the feed carries it, nil when bridges do not need it. A
-// record that cannot be encoded is carried as deleted: it fails alone.
+// linkRecord is e as the feed carries it: with the second wrap, where there is one, in
+// place of the RSA wrap. It is nil when bridges do not need it. A record that cannot be
+// encoded is carried as deleted: it fails alone.
 func linkRecord(e store.Event) *link.Record {
+	sealed, wraps := sealedOf(e.Record)
+	if sealed != nil && wraps.Adopted != nil {
+		adopted := *sealed
+		adopted.Key = *wraps.Adopted
+		if adopted.Validate() == nil {
+			sealed = &adopted
+		}
+	}
+	return encodeRecord(e, sealed)
+}
+
+// sealedOf is what a record has sealed, and its further wraps; nil once deleted.
+func sealedOf(r store.Record) (*seal.Sealed, *store.Wraps) {
+	if r.Meta().DeletedAt != nil {
+		return nil, nil
+	}
+	switch r := r.(type) {
+	case *store.Credential:
+		return r.Sealed, &r.Wraps
+	case *store.Key:
+		return r.Sealed, &r.Wraps
+	}
+	return nil, nil
+}
+
+func encodeRecord(e store.Event, sealed *seal.Sealed) *link.Record {
 	meta := e.Record.Meta()
 	out := &link.Record{Id: meta.ID, Workspace: meta.Workspace, Revision: e.Revision}
-	var sealed *seal.Sealed
 	switch r := e.Record.(type) {
 	case *store.Credential:
-		out.Type, sealed = seal.TypeCredential, r.Sealed
+		out.Type = seal.TypeCredential
 	case *store.Key:
-		out.Type, sealed = seal.TypeRepositoryKey, r.Sealed
+		out.Type = seal.TypeRepositoryKey
 		out.Access = link.Access(link.Access_value[string(r.Access)])
 		if r.Type != store.TypeS3 {
 			out.AiType = string(r.Type)
@@ -68,7 +98,7 @@ func linkRecord(e store.Event) *link.Record {
 	default:
 		return nil
 	}
-	if meta.DeletedAt != nil || sealed == nil {
+	if sealed == nil {
 		out.State = link.State_DELETED
 		return out
 	}

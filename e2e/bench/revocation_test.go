@@ -63,9 +63,9 @@ func (n *tenant) disable(k client.IssuedKey) []time.Duration {
 	n.t.Helper()
 	start := time.Now()
 	must(n.t, n.admin.SetRepoDisabled(n.t.Context(), n.repository, true))
-	took := n.times(n.t, start, func(l *grant.Live) bool { return l.Load().Lookup(k.Key).Repository.Disabled })
+	took := n.times(n.t, start, func(l *grant.Live) bool { return l.Load().Lookup(k.Key).Repository().Disabled })
 	must(n.t, n.admin.SetRepoDisabled(n.t.Context(), n.repository, false))
-	n.await(n.t, func(l *grant.Live) bool { return !l.Load().Lookup(k.Key).Repository.Disabled })
+	n.await(n.t, func(l *grant.Live) bool { return !l.Load().Lookup(k.Key).Repository().Disabled })
 	return took
 }
 

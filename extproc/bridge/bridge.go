@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,9 +94,14 @@ type Bridge struct {
 	decisions *extproc.Metrics
 	counters  counters
 	catalog   *catalog
-	wake      chan struct{}                  // capacity 1: something that reconcile reads has changed
-	news      chan struct{}                  // capacity 1: something that report says has changed
-	keyring   atomic.Pointer[unseal.Keyring] // nil while there is none
+	wake      chan struct{} // capacity 1: something that reconcile reads has changed
+	full      atomic.Bool   // and it is more than repository keys
+	news      chan struct{} // capacity 1: something that report says has changed
+	first     chan struct{} // closed when the first index was published
+	wraps     wraps
+	// Both are nil before the bridge is unsealed; a new sealing key replaces them.
+	keyring    atomic.Pointer[unseal.Keyring]
+	recordKeys atomic.Pointer[unseal.RecordKeys]
 
 	state    atomic.Int32
 	serving  sync.Mutex   // held to change whether Live holds an index
@@ -134,9 +140,11 @@ func New(cfg Config) (*Bridge, error) {
 		decisions: decisions,
 		wake:      make(chan struct{}, 1),
 		news:      make(chan struct{}, 1),
+		first:     make(chan struct{}),
+		wraps:     wraps{wake: make(chan struct{}, 1)},
 		keepers:   map[string]quorum.KeeperReport{},
 	}
-	b.records = newRecords(arena, cfg.Logger, b.changed)
+	b.records = newRecords(arena, cfg.Logger, b.recordsChanged)
 	b.catalog = newCatalog(b.health, b.changed, b.tell)
 	b.ads, err = xds.NewServer(xds.Config{
 		Types:     xds.EnvoyTypes(),
@@ -152,6 +160,19 @@ func ADSSocket(dir string) string { return filepath.Join(dir, "ads.sock") }
 func (b *Bridge) extprocSocket() string { return filepath.Join(b.cfg.Dir, "extproc.sock") }
 
 func (b *Bridge) changed() {
+	b.full.Store(true)
+	b.touch()
+}
+
+// recordsChanged is changed for what the feed brings: that of a key alone is little work.
+func (b *Bridge) recordsChanged(credentials bool) {
+	if credentials {
+		b.full.Store(true)
+	}
+	b.touch()
+}
+
+func (b *Bridge) touch() {
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -216,12 +237,29 @@ func (b *Bridge) unsealAndServe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.keyring.Store(keyring)
-	defer keyring.Purge()
-	defer b.keyring.Store(nil)
+	defer b.dropKeyring()
+	if err := b.setKeyring(keyring); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.openRecords(ctx, keyring) })
+	defer context.AfterFunc(ctx, b.records.rouse)()
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error { b.openQueued(ctx); return ctx.Err() })
+	}
+	g.Go(func() error { return b.openRecords(ctx) })
+	g.Go(func() error { return b.fetchOriginals(ctx) })
+	g.Go(func() error { return b.submitWraps(ctx) })
 	g.Go(func() error { return b.watchRecords(ctx) })
+	g.Go(func() error { return b.followKeys(ctx) })
+	g.Go(func() error {
+		select {
+		case <-b.first:
+			// Start-up needs several times what it leaves: the rest goes back to the system.
+			debug.FreeOSMemory()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	return g.Wait()
 }
 
@@ -245,7 +283,7 @@ func (b *Bridge) watchResources(ctx context.Context) error {
 func (b *Bridge) unseal(ctx context.Context) (*unseal.Keyring, error) {
 	b.setState(Sealed)
 	for {
-		keyring, err := b.tryUnseal(ctx)
+		keyring, err := b.tryUnseal(ctx, "startup")
 		if err == nil {
 			b.note("")
 			return keyring, nil
@@ -274,7 +312,7 @@ func (b *Bridge) note(custody string) {
 	}
 }
 
-func (b *Bridge) tryUnseal(ctx context.Context) (keyring *unseal.Keyring, err error) {
+func (b *Bridge) tryUnseal(ctx context.Context, reason string) (keyring *unseal.Keyring, err error) {
 	custody, err := link.NewLinkClient(b.cfg.Control).Custody(ctx, &link.CustodyRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
@@ -282,12 +320,14 @@ func (b *Bridge) tryUnseal(ctx context.Context) (keyring *unseal.Keyring, err er
 	if _, err := b.cfg.Trust.Update(custody.Manifest); err != nil {
 		return nil, fmt.Errorf("manifest from the control plane: %w", err)
 	}
-	b.setState(Unsealing)
+	if b.State() < Syncing {
+		b.setState(Unsealing)
+	}
 	err = quorum.Unseal(ctx, quorum.Config{
 		Identity: b.cfg.Identity,
 		Trust:    b.cfg.Trust,
 		Keepers:  b.cfg.Keepers,
-		Reason:   "startup",
+		Reason:   reason,
 		MaxPause: maxKeeperPause,
 		Report:   b.keeperReport,
 	}, func(u []byte) error {
@@ -318,25 +358,6 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 		}
 		b.cfg.Logger.Log(context.Background(), level, "keeper", "keeper", r.Keeper, "state", r.State, "detail", r.Detail)
 	}
-}
-
-// openRecords opens a window on the keyring for as long as there is work. An RSA
-// open keeps one core busy for ~3 ms, so there is one opener for each.
-func (b *Bridge) openRecords(ctx context.Context, k *unseal.Keyring) error {
-	for b.records.wait(ctx) {
-		err := k.Window(ctx, func(w *unseal.Window) error {
-			var openers sync.WaitGroup
-			for range runtime.GOMAXPROCS(0) {
-				openers.Go(func() { b.records.open(w) })
-			}
-			openers.Wait()
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("keyring: %w", err)
-		}
-	}
-	return ctx.Err()
 }
 
 // watchRecords follows the sealed-record feed for ever.
@@ -370,8 +391,10 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 		if err != nil {
 			return err
 		}
-		b.linkDown.Store(0)
-		b.records.apply(m)
+		if b.linkDown.Swap(0) != 0 {
+			b.records.unpark()
+		}
+		b.records.apply(ctx, m)
 		*from = m.Revision
 	}
 }

@@ -67,11 +67,11 @@ func TestCatalog(t *testing.T) {
 
 	// The first index has the models already.
 	key := w.awaitKey(t, func(k *grant.Key) bool { return k != nil })
-	if key.AIType != grant.AITypeOpenAI || len(key.Repository.AI) != 1 {
+	if key.AIType() != grant.AITypeOpenAI || len(key.Repository().AI) != 1 {
 		t.Fatalf("key %+v", key)
 	}
 	var ids []string
-	for _, m := range key.Repository.AI[0].Models {
+	for _, m := range key.Repository().AI[0].Models {
 		ids = append(ids, m.ID)
 	}
 	if want := append([]string{"kb-*"}, provider.Models...); !slices.Equal(ids, want) {
@@ -103,7 +103,7 @@ func TestCatalog(t *testing.T) {
 		return !s.Online && strings.Contains(s.Message, "incorrect API key")
 	})
 	w.awaitKey(t, func(k *grant.Key) bool {
-		return k != nil && len(k.Repository.AI) == 1 && k.Repository.AI[0].Model(provider.Models[0]) != nil
+		return k != nil && len(k.Repository().AI) == 1 && k.Repository().AI[0].Model(provider.Models[0]) != nil
 	})
 	w.put(t, o.aiCredential(server.Endpoint(), server.Key, 3))
 	w.await(t, func() bool { return w.status(o.connector).Online })
@@ -122,7 +122,7 @@ func TestDeadProviderDelaysNobodyElse(t *testing.T) {
 	w.addAI(t, "http://127.0.0.1:1/v1", "sk-some-key-of-a-length") // tcpmux: nobody listens
 	w.start(t)
 	key := w.awaitKey(t, func(k *grant.Key) bool { return k != nil })
-	if m := key.Repository.AI[0].Models; len(m) != 1 || m[0].ID != "kb-*" {
+	if m := key.Repository().AI[0].Models; len(m) != 1 || m[0].ID != "kb-*" {
 		t.Errorf("models %v", m)
 	}
 }

@@ -87,7 +87,7 @@ func (b *Bridge) seal() {
 	b.setState(Sealed)
 	b.cfg.Live.Store(nil)
 	b.serving.Unlock()
-	b.endRevoked()
+	b.endRevoked(nil)
 	b.records.forget()
 	b.reportProblems(nil, 0)
 	b.cfg.Logger.Error("not enrolled any more: this bridge has sealed itself")

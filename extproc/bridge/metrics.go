@@ -87,6 +87,7 @@ func (b *Bridge) numbers() prometheus.Collector {
 		}
 		gauge(away, gone.Seconds())
 		count(records, &b.records.opens, "opened")
+		count(records, &b.records.adopted, "adopted")
 		count(records, &b.records.refusals, "refused")
 		count(probes, &b.counters.probesOnline, "online")
 		count(probes, &b.counters.probesOffline, "offline")

@@ -49,9 +49,15 @@ type plan struct {
 	connectors   map[string]grant.ConnectorInput // as published, by id
 	rendered     *client.State                   // the resources that Envoy's configuration was last made from
 	certificates *certificates                   // that it was made with
+	index        *grant.Builder
+	generation   uint64   // of the records that it is made from
+	full         bool     // more than keys has changed since the last index
+	problems     []string // of the last index, but for what its builder says
+	waiting      bool     // some connector waits for Envoy: what that leaves out is no problem yet
 	// renderProblems are the endpoints and listeners that could not be rendered.
 	renderProblems []string
 	published      bool
+	served         bool          // some index was published once
 	settled        chan []string // clusters that awaitEnvoy has waited for
 	expiries       *expiries
 }
@@ -61,6 +67,7 @@ func (b *Bridge) reconcileLoop(ctx context.Context) error {
 	p := &plan{
 		clusters:   map[string]*cluster{},
 		connectors: map[string]grant.ConnectorInput{},
+		index:      grant.NewBuilder(),
 		settled:    make(chan []string),
 		expiries:   newExpiries(),
 	}
@@ -70,7 +77,7 @@ func (b *Bridge) reconcileLoop(ctx context.Context) error {
 			return ctx.Err()
 		case now := <-p.expiries.timer.C:
 			p.expiries.next(now)
-			b.endRevoked()
+			b.endRevoked(nil)
 			continue
 		case names := <-p.settled:
 			for _, n := range names {
@@ -78,6 +85,7 @@ func (b *Bridge) reconcileLoop(ctx context.Context) error {
 					c.settled = true
 				}
 			}
+			p.full = true
 		case <-b.wake:
 			if !pause(ctx, coalesce) {
 				return ctx.Err()
@@ -90,40 +98,99 @@ func (b *Bridge) reconcileLoop(ctx context.Context) error {
 }
 
 func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
+	fresh := b.full.Swap(false)
+	p.full = p.full || fresh
 	b.mu.Lock()
 	res := b.resources
 	b.mu.Unlock()
-	if res == nil {
+	settled := b.records.settled() // before reading them: what settles later comes with the next round
+	changed := b.takeKeys(p)
+	if res == nil || !p.published && !fresh && !settled {
 		return nil // Envoy keeps what it has
 	}
-	settled := b.records.settled() // before reading them: what settles later comes with the next round
+	if p.full || !p.published {
+		if done, err := b.reconcileResources(ctx, p, res, settled); err != nil || !done {
+			return err
+		}
+		p.full, changed = false, nil
+	}
+	if b.stale() {
+		if b.publish(nil, Stale) {
+			b.endRevoked(nil)
+		}
+		return nil
+	}
+	index := p.index.Index()
+	if !b.publish(index, Ready) {
+		return nil
+	}
+	p.expiries.next(time.Now())
+	b.endRevoked(changed)
+	if p.published = true; !p.served {
+		p.served = true
+		close(b.first)
+	}
+	problems := slices.Clone(p.problems)
+	if !p.waiting {
+		for _, q := range p.index.Problems() {
+			problems = append(problems, q.String())
+		}
+	}
+	b.reportProblems(problems, index.Len())
+	return nil
+}
+
+// keysAtOnce bounds for how long the records are locked by takeKeys.
+const keysAtOnce = 1024
+
+// takeKeys brings the index under construction in line with the keys that have changed,
+// and returns their records.
+func (b *Bridge) takeKeys(p *plan) map[string]bool {
+	changed, now := map[string]bool{}, time.Now()
+	for {
+		list, generation := b.records.changes(keysAtOnce)
+		if generation != p.generation { // all that the index was made from is gone
+			p.generation, p.index, p.published, p.full = generation, grant.NewBuilder(), false, true
+		}
+		if len(list) == 0 {
+			return changed
+		}
+		for _, c := range list {
+			old := c.rec.key
+			if c.rec.key = p.index.Key(old, c.in); c.in == nil {
+				p.index.Forget(c.id)
+			}
+			p.expiries.note(old, c.rec.key, now)
+			if p.published {
+				changed[c.id] = true
+			}
+		}
+	}
+}
+
+// reconcileResources brings Envoy, and the index under construction, in line with
+// connectors and repositories. It is done when that index may be published.
+func (b *Bridge) reconcileResources(ctx context.Context, p *plan, res *client.State, settled bool) (done bool, err error) {
 	connectors, problems, catalogued := b.bind(res.Connectors)
 	if err := b.pushEnvoy(ctx, p, res, connectors, &problems); err != nil {
-		return err
+		return false, err
 	}
 	if b.State() < Syncing {
 		// Nothing is open yet, or any more (seal): then it starts over.
 		b.catalog.set(nil)
 		p.published = false
-		return nil
+		return false, nil
 	}
 	if !p.published && !settled {
-		return nil // never publish half of what is stored: a missing key would be called unknown
+		return false, nil // never publish half of what is stored: a missing key would be called unknown
 	}
-	if b.stale() {
-		if b.publish(nil, Stale) {
-			b.endRevoked()
-		}
-		return nil
-	}
-
 	if b.catalog.set(catalogued); !p.published && b.catalog.waiting() {
 		time.AfterFunc(firstModels, b.changed)
-		return nil
+		return false, nil
 	}
 
 	published := map[string]grant.ConnectorInput{}
-	waiting := false // for Envoy to know some endpoint; what that leaves out is no problem yet
+	waiting := false
 	for _, c := range connectors {
 		next := c.ConnectorInput
 		switch cl := p.clusters[c.Cluster]; {
@@ -131,7 +198,7 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 			continue
 		case cl.settled:
 		case !p.published:
-			return nil // the first index waits for Envoy
+			return false, nil // the first index waits for Envoy
 		default:
 			waiting = true
 			old, ok := p.connectors[c.ID]
@@ -142,34 +209,16 @@ func (b *Bridge) reconcile(ctx context.Context, p *plan) error {
 		}
 		published[next.ID] = next
 	}
-	keys := b.keyInputs()
-	index, bad := grant.Build(grant.Input{
-		Keys:         keys,
-		Repositories: repositoryInputs(res.Repositories),
-		Connectors:   slices.Collect(maps.Values(published)),
-	})
-	for _, q := range bad {
-		if !waiting {
-			problems = append(problems, q.String())
-		}
-	}
-	if !b.publish(index, Ready) {
-		return nil
-	}
-	p.expiries.set(keys)
-	b.endRevoked()
-	p.connectors, p.published = published, true
-	b.reportProblems(problems, index.Len())
-	return nil
+	p.index.Resources(repositoryInputs(res.Repositories), slices.Collect(maps.Values(published)))
+	p.connectors, p.problems, p.waiting = published, problems, waiting
+	return true, nil
 }
 
 // bind joins connectors with their opened credentials. The binding decides where
 // each may go; what contradicts it, or what the operator does not allow, is left out.
 func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems []string, all []known) {
-	opened := map[string]*credential.Credential{}
-	b.records.each(seal.TypeCredential, func(id string, rec *record) { opened[id] = rec.opened })
 	for _, c := range byName(in) {
-		next, err := b.bindOne(c, opened[c.CredentialId])
+		next, err := b.bindOne(c, b.records.opened(c.CredentialId))
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("connector %s (%s): %v", c.Name, c.Id, err))
 			all = append(all, known{connector: c, problem: err.Error()})
@@ -322,20 +371,6 @@ func (b *Bridge) awaitEnvoy(ctx context.Context, settled chan<- []string, versio
 		b.tell()
 	case <-ctx.Done():
 	}
-}
-
-func (b *Bridge) keyInputs() (out []grant.KeyInput) {
-	b.records.each(seal.TypeRepositoryKey, func(id string, rec *record) {
-		in := grant.KeyInput{
-			ID: id, Workspace: rec.workspace, Access: accesses[rec.access],
-			Disabled: rec.state != link.State_ACTIVE, Credential: rec.opened, AIType: rec.aiType,
-		}
-		if rec.expires != 0 {
-			in.Expires = time.Unix(rec.expires, 0)
-		}
-		out = append(out, in)
-	})
-	return out
 }
 
 var accesses = map[link.Access]grant.Access{

@@ -52,6 +52,12 @@ func (b *Bridge) report() *link.Report {
 	}
 	r.Problems = slices.Clone(b.problems[:min(len(b.problems), maxProblems)])
 	b.mu.Unlock()
+	if m := b.cfg.Trust.Manifest(); m != nil {
+		r.ManifestVersion = m.Version
+	}
+	if k := b.keyring.Load(); k != nil {
+		r.SealingKeys = k.SealingKeys()
+	}
 	if r.Reason == "" && b.State() == Stale {
 		r.Reason = "the control plane was away for too long"
 	}

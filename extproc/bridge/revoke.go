@@ -1,18 +1,18 @@
 package bridge
 
 import (
-	"slices"
+	"container/heap"
 	"time"
 
 	"keybridge/extproc/grant"
-	"keybridge/keyshare/seal"
 )
 
-// expiries are the times at which keys of the published index expire. A request
-// checks its key's time itself; these are for the requests that are open then.
+// expiries are the times at which keys expire, seconds since 1970, as a heap. A request
+// checks its key's time itself; these are for the requests that are open then. Times of
+// keys that have changed since stay in it: that is one look too many.
 // The goroutine of reconcileLoop owns it.
 type expiries struct {
-	at    []time.Time // ascending
+	at    []int64
 	timer *time.Timer
 }
 
@@ -22,54 +22,58 @@ func newExpiries() *expiries {
 	return &expiries{timer: t}
 }
 
-func (e *expiries) set(keys []grant.KeyInput) {
-	e.at = e.at[:0]
-	for i := range keys {
-		if at := keys[i].Expires; !at.IsZero() && !keys[i].Disabled {
-			e.at = append(e.at, at)
-		}
+// Len and the others are heap.Interface.
+func (e *expiries) Len() int           { return len(e.at) }
+func (e *expiries) Less(i, j int) bool { return e.at[i] < e.at[j] }
+func (e *expiries) Swap(i, j int)      { e.at[i], e.at[j] = e.at[j], e.at[i] }
+func (e *expiries) Push(x any)         { e.at = append(e.at, x.(int64)) }
+func (e *expiries) Pop() any {
+	last := len(e.at) - 1
+	x := e.at[last]
+	e.at = e.at[:last]
+	return x
+}
+
+// note adds the end of a key that has it now and did not before.
+func (e *expiries) note(old, k *grant.Key, now time.Time) {
+	if k == nil || k.Disabled || k.Expires().IsZero() || !k.Expires().After(now) ||
+		old != nil && !old.Disabled && old.Expires().Equal(k.Expires()) {
+		return
 	}
-	slices.SortFunc(e.at, time.Time.Compare)
-	e.next(time.Now())
+	heap.Push(e, k.Expires().Unix())
 }
 
 // next forgets what has passed and sets the timer to what comes.
 func (e *expiries) next(now time.Time) {
-	i, _ := slices.BinarySearchFunc(e.at, now, func(at, now time.Time) int {
-		if at.After(now) {
-			return 1
-		}
-		return -1
-	})
-	if e.at = e.at[i:]; len(e.at) == 0 {
+	for len(e.at) > 0 && e.at[0] <= now.Unix() {
+		heap.Pop(e)
+	}
+	if len(e.at) == 0 {
 		e.timer.Stop()
 		return
 	}
-	e.timer.Reset(e.at[0].Sub(now))
+	e.timer.Reset(time.Unix(e.at[0], 0).Sub(now))
 }
 
-// endRevoked ends the open requests of keys that would not be let in now.
-func (b *Bridge) endRevoked() {
+// endRevoked ends the open requests of keys that would not be let in now: of those
+// records, or of all.
+func (b *Bridge) endRevoked(records map[string]bool) {
+	if b.extproc.OpenStreams() == 0 {
+		return
+	}
 	index, now := b.cfg.Live.Load(), time.Now()
 	n := b.extproc.EndStreams(func(record string) bool {
+		if records != nil && !records[record] {
+			return false
+		}
 		if index == nil {
 			return true
 		}
 		k := index.Lookup(b.records.keyID(record))
-		return k == nil || k.Record != record || !k.Valid(now)
+		return k == nil || k.Record() != record || !k.Valid(now)
 	})
 	if n > 0 {
 		b.counters.ended.Add(uint64(n))
 		b.cfg.Logger.Info("open requests of revoked keys ended", "requests", n)
 	}
-}
-
-// keyID is the public id of a repository key; empty if there is none or it was not opened.
-func (r *records) keyID(id string) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if rec := r.byID[recordID{seal.TypeRepositoryKey, id}]; rec != nil && rec.opened != nil {
-		return rec.opened.Binding().Key
-	}
-	return ""
 }

@@ -30,7 +30,7 @@ func (p open) Decide(now time.Time, r *extproc.Request) (*extproc.Decision, *ext
 		return nil, &extproc.Error{Status: 403, Reason: "key"}
 	}
 	d := r.Decision()
-	d.Cluster, d.Authority, d.Key = "c", "a", k.Record
+	d.Cluster, d.Authority, d.Key = "c", "a", k.Record()
 	return d, nil
 }
 
@@ -150,7 +150,7 @@ func TestExpiryMoves(t *testing.T) {
 	r.Expires = time.Now().Add(time.Hour).Unix()
 	w.source.put(r)
 	w.start(t)
-	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && !k.Expires.IsZero() })
+	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && !k.Expires().IsZero() })
 	ended := w.request(t, keyID)
 	at := time.Now().Unix() + 1
 	r.Expires = at

@@ -208,6 +208,7 @@ func (w *world) put(t *testing.T, r sealRequest) {
 
 // memory is a store of sealed records.
 type memory struct {
+	wrapping
 	manifest, keyring []byte
 
 	mu       sync.Mutex

@@ -33,7 +33,7 @@ func TestAnthropicBasePath(t *testing.T) {
 	key := w.Key(ours, "all", grant.UseAIKey, grant.AccessNone, nil)
 	w.Publish()
 	got := map[string]string{}
-	for _, c := range w.Live.Load().Lookup(key.ID).Repository.AI {
+	for _, c := range w.Live.Load().Lookup(key.ID).Repository().AI {
 		got[strings.TrimPrefix(c.Name, "at ")] = c.BasePath
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -58,7 +58,7 @@ func TestAITypes(t *testing.T) {
 	for aiType, want := range reaches {
 		k := w.Live.Load().Lookup(keys[aiType].ID)
 		var got []string
-		for _, c := range k.Repository.AI {
+		for _, c := range k.Repository().AI {
 			if k.Reaches(c) {
 				got = append(got, c.Name)
 			}
@@ -67,7 +67,7 @@ func TestAITypes(t *testing.T) {
 			t.Errorf("%q reaches %s", aiType, diff)
 		}
 	}
-	if k := w.Live.Load().Lookup(storage.ID); k == nil || k.AIType != "" {
+	if k := w.Live.Load().Lookup(storage.ID); k == nil || k.AIType() != "" {
 		t.Errorf("storage key %+v", k)
 	}
 	w.Key(ours, "both", grant.UseAIKey, grant.AccessNone, func(in *grant.KeyInput, _ *seal.Header) { in.AIType = "GOOGLE" })

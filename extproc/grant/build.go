@@ -77,50 +77,15 @@ func (p Problem) String() string {
 
 // Build makes an index of everything in in that fits together, and names the rest.
 func Build(in Input) (*Index, []Problem) {
-	b := builder{
-		connectors:   make(map[string]*Connector, len(in.Connectors)),
-		repositories: make(map[string]*Repository, len(in.Repositories)),
-	}
-	for i := range in.Connectors {
-		b.connector(&in.Connectors[i])
-	}
-	for i := range in.Repositories {
-		b.repository(&in.Repositories[i])
-	}
-	keys := make(map[string]*Key, len(in.Keys))
-	twice := map[string]bool{}
+	b := NewBuilder()
+	b.Resources(in.Repositories, in.Connectors)
 	for i := range in.Keys {
-		k := b.key(&in.Keys[i])
-		if k == nil {
-			continue
-		}
-		// Two records with one key id cannot both be right, and nothing here says
-		// which is: neither works. The store keeps ids unique.
-		if other := keys[k.ID]; other != nil || twice[k.ID] {
-			b.problem("key", k.Record, k.Workspace, "key id is used twice")
-			if other != nil {
-				b.problem("key", other.Record, other.Workspace, "key id is used twice")
-			}
-			twice[k.ID] = true
-			delete(keys, k.ID)
-			continue
-		}
-		keys[k.ID] = k
+		b.Key(nil, &in.Keys[i])
 	}
-	return &Index{keys}, b.problems
+	return b.Index(), b.Problems()
 }
 
-type builder struct {
-	connectors   map[string]*Connector
-	repositories map[string]*Repository
-	problems     []Problem
-}
-
-func (b *builder) problem(kind, id, workspace, reason string) {
-	b.problems = append(b.problems, Problem{kind, id, workspace, reason})
-}
-
-func (b *builder) connector(in *ConnectorInput) {
+func (b *resources) connector(in *ConnectorInput) {
 	if reason := in.check(); reason != "" {
 		b.problem("connector", in.ID, in.Workspace, reason)
 		return
@@ -220,7 +185,7 @@ func authority(scheme, host string, port uint16) string {
 	return host + ":" + strconv.Itoa(int(port))
 }
 
-func (b *builder) repository(in *RepositoryInput) {
+func (b *resources) repository(in *RepositoryInput) {
 	if b.repositories[in.ID] != nil {
 		b.problem("repository", in.ID, in.Workspace, "id is used twice")
 		return
@@ -267,51 +232,15 @@ func (b *builder) repository(in *RepositoryInput) {
 	b.repositories[in.ID] = r
 }
 
-func (b *builder) key(in *KeyInput) *Key {
-	fail := func(reason string) *Key {
-		b.problem("key", in.ID, in.Workspace, reason)
-		return nil
-	}
-	c := in.Credential
-	if c == nil {
-		return fail("it could not be opened")
-	}
-	binding := c.Binding()
-	switch {
-	case c.Type() != typeRepositoryKey:
-		return fail("it is sealed as something else")
-	case c.Record() != in.ID:
-		return fail("it is sealed as another record")
-	case c.Workspace() != in.Workspace:
-		return fail("it is sealed for another workspace")
-	case binding.Use != UseStorageKey && binding.Use != UseAIKey:
-		return fail("unknown use")
-	case binding.Key == "":
-		return fail("it has no key id")
-	case in.Access > AccessAdmin:
-		return fail("unknown access")
-	}
-	aiType := ""
-	if binding.Use == UseAIKey {
-		switch aiType = in.AIType; aiType {
-		case "":
-			aiType = AITypeOther
-		case AITypeOpenAI, AITypeAnthropic, AITypeOther:
-		default:
-			return fail("unknown AI type")
-		}
-	}
-	r := b.repositories[binding.Repository]
-	switch {
-	case r == nil:
-		return fail("its repository is missing")
-	case r.Workspace != in.Workspace:
-		return fail("its repository belongs to another workspace")
-	}
-	return &Key{
-		ID: binding.Key, Record: in.ID, Workspace: in.Workspace, Use: binding.Use, AIType: aiType,
-		Access: in.Access, Expires: in.Expires, Disabled: in.Disabled, Secret: c, Repository: r,
-	}
+// resources are the connectors and repositories of one round.
+type resources struct {
+	connectors   map[string]*Connector
+	repositories map[string]*Repository
+	problems     []Problem
+}
+
+func (b *resources) problem(kind, id, workspace, reason string) {
+	b.problems = append(b.problems, Problem{kind, id, workspace, reason})
 }
 
 // seal.TypeCredential and seal.TypeRepositoryKey; this room does not import seal.

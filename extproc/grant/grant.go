@@ -42,24 +42,67 @@ const (
 	ProviderAnthropic
 )
 
-// Key is a repository key.
+// Key is a repository key. There may be a million, so it keeps nothing that its secret
+// or its repository says.
 type Key struct {
 	ID         string // public key id, unique in the index
-	Record     string
-	Workspace  string
-	Use        string // UseStorageKey or UseAIKey
-	AIType     string // of an AI key: AITypeOpenAI, AITypeAnthropic or AITypeOther
-	Access     Access
-	Expires    time.Time // zero: never
-	Disabled   bool
 	Secret     *credential.Credential
-	Repository *Repository
+	repository *place
+	expires    int64 // unix seconds; 0: never
+	Access     Access
+	Disabled   bool
+	ai         aiType
 }
+
+// place is where the keys of a repository find it as it is now.
+type place struct {
+	now  atomic.Pointer[Repository] // never nil
+	keys int                        // of the Builder: how many stand in it
+}
+
+// gone stands in the place of a repository that does not exist.
+func gone(id, workspace string) *Repository {
+	return &Repository{ID: id, Workspace: workspace, Disabled: true, gone: true}
+}
+
+// aiType is the type of an AI key; 0 is a storage key.
+type aiType uint8
+
+var aiTypes = [...]string{"", AITypeOther, AITypeOpenAI, AITypeAnthropic}
+
+// Record is the id of the key's record.
+func (k *Key) Record() string { return k.Secret.Record() }
+
+// Workspace is the key's, its repository's and its connectors'.
+func (k *Key) Workspace() string { return k.Secret.Workspace() }
+
+// Use is UseStorageKey or UseAIKey.
+func (k *Key) Use() string {
+	if k.ai == 0 {
+		return UseStorageKey
+	}
+	return UseAIKey
+}
+
+// AIType of an AI key: AITypeOpenAI, AITypeAnthropic or AITypeOther.
+func (k *Key) AIType() string { return aiTypes[k.ai] }
+
+// Expires is when the key ends; zero: never.
+func (k *Key) Expires() time.Time {
+	if k.expires == 0 {
+		return time.Time{}
+	}
+	return time.Unix(k.expires, 0)
+}
+
+// Repository is the key's repository as it is now, and stays as it is returned: a
+// request asks once, or may see two.
+func (k *Key) Repository() *Repository { return k.repository.now.Load() }
 
 // Valid says whether the key may be used now: neither it nor its repository is
 // disabled, and it has not expired.
 func (k *Key) Valid(now time.Time) bool {
-	return !k.Disabled && !k.Repository.Disabled && (k.Expires.IsZero() || now.Before(k.Expires))
+	return !k.Disabled && !k.Repository().Disabled && (k.expires == 0 || now.Unix() < k.expires)
 }
 
 // Repository is a group of connectors.
@@ -71,6 +114,8 @@ type Repository struct {
 	Buckets   map[string]*Connector // by the provider's bucket name
 	Account   *Connector            // the one connector of AllBuckets, nil if there is none
 	AI        []*Connector          // in the repository's order
+
+	gone bool
 }
 
 // AllBuckets is the bucket of an account connector: any bucket that its credential
@@ -154,17 +199,8 @@ const (
 // Reaches says whether a key may use an AI connector: keys of type ANTHROPIC use
 // Anthropic connectors, all others OpenAI-compatible ones.
 func (k *Key) Reaches(c *Connector) bool {
-	return (k.AIType == AITypeAnthropic) == (c.Provider == ProviderAnthropic)
+	return (k.AIType() == AITypeAnthropic) == (c.Provider == ProviderAnthropic)
 }
-
-// Index is immutable: Build makes it, Live publishes it.
-type Index struct{ keys map[string]*Key }
-
-// Lookup finds a key by its public id; nil if there is none.
-func (ix *Index) Lookup(keyID string) *Key { return ix.keys[keyID] }
-
-// Len is the number of keys.
-func (ix *Index) Len() int { return len(ix.keys) }
 
 // Live is the index that requests use. Load answers nil while the bridge is sealed.
 type Live struct{ p atomic.Pointer[Index] }

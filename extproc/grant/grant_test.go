@@ -44,10 +44,10 @@ func TestBuild(t *testing.T) {
 		t.Errorf("%d keys", ix.Len())
 	}
 	k := ix.Lookup(storage.ID)
-	if k == nil || k.ID != storage.ID || k.Use != grant.UseStorageKey || k.Access != grant.AccessRead || string(k.Secret.Secret().Bytes()) != storage.Secret {
+	if k == nil || k.ID != storage.ID || k.Use() != grant.UseStorageKey || k.Access != grant.AccessRead || string(k.Secret.Secret().Bytes()) != storage.Secret {
 		t.Fatalf("storage key %+v", k)
 	}
-	if other := ix.Lookup(ai.ID); other == nil || other.Repository != k.Repository || other.Use != grant.UseAIKey {
+	if other := ix.Lookup(ai.ID); other == nil || other.Repository() != k.Repository() || other.Use() != grant.UseAIKey {
 		t.Fatalf("AI key %+v", other)
 	}
 	type view struct {
@@ -55,7 +55,7 @@ func TestBuild(t *testing.T) {
 		Configure                                  bool
 	}
 	var got []view
-	for _, c := range append([]*grant.Connector{k.Repository.Buckets["photos"], k.Repository.Buckets["papers"]}, k.Repository.AI...) {
+	for _, c := range append([]*grant.Connector{k.Repository().Buckets["photos"], k.Repository().Buckets["papers"]}, k.Repository().AI...) {
 		got = append(got, view{c.Name, c.Cluster, c.Authority, c.BasePath, c.Region, c.AllowBucketConfiguration})
 	}
 	want := []view{
@@ -156,8 +156,8 @@ func TestProblems(t *testing.T) {
 			if ix.Len() != 2 || k == nil || ix.Lookup(ai.ID) == nil {
 				t.Fatalf("%d keys", ix.Len())
 			}
-			if len(k.Repository.Buckets) != 2 || len(k.Repository.AI) != 2 || k.Repository.Buckets["photos"].ID != "photos" {
-				t.Errorf("the repository changed: %+v", k.Repository)
+			if len(k.Repository().Buckets) != 2 || len(k.Repository().AI) != 2 || k.Repository().Buckets["photos"].ID != "photos" {
+				t.Errorf("the repository changed: %+v", k.Repository())
 			}
 		})
 	}
@@ -177,21 +177,27 @@ func TestKeyIDTwice(t *testing.T) {
 
 func TestValid(t *testing.T) {
 	now := protocoltest.Now
-	on, off := &grant.Repository{}, &grant.Repository{Disabled: true}
 	for _, tt := range []struct {
-		name string
-		key  grant.Key
-		want bool
+		name   string
+		change func(in *grant.KeyInput)
+		closed bool // its repository
+		want   bool
 	}{
-		{"for ever", grant.Key{Repository: on}, true},
-		{"a second left", grant.Key{Repository: on, Expires: now.Add(time.Second)}, true},
-		{"expires now", grant.Key{Repository: on, Expires: now}, false},
-		{"expired", grant.Key{Repository: on, Expires: now.Add(-time.Hour)}, false},
-		{"disabled", grant.Key{Repository: on, Disabled: true}, false},
-		{"repository disabled", grant.Key{Repository: off}, false},
+		{"for ever", func(*grant.KeyInput) {}, false, true},
+		{"a second left", func(in *grant.KeyInput) { in.Expires = now.Add(time.Second) }, false, true},
+		{"expires now", func(in *grant.KeyInput) { in.Expires = now }, false, false},
+		{"expires within the second", func(in *grant.KeyInput) { in.Expires = now.Add(time.Second / 2) }, false, false},
+		{"expired", func(in *grant.KeyInput) { in.Expires = now.Add(-time.Hour) }, false, false},
+		{"expired in 1970", func(in *grant.KeyInput) { in.Expires = time.Unix(0, 0) }, false, false},
+		{"disabled", func(in *grant.KeyInput) { in.Disabled = true }, false, false},
+		{"repository disabled", func(*grant.KeyInput) {}, true, false},
 	} {
-		if got := tt.key.Valid(now); got != tt.want {
-			t.Errorf("%s: %v", tt.name, got)
+		w := protocoltest.NewWorld(t)
+		w.Repository(ours, "repository", tt.closed)
+		id := w.Key(ours, "repository", grant.UseStorageKey, grant.AccessRead, func(in *grant.KeyInput, _ *seal.Header) { tt.change(in) }).ID
+		w.Publish()
+		if k := w.Live.Load().Lookup(id); k == nil || k.Valid(now) != tt.want {
+			t.Errorf("%s: %+v", tt.name, k)
 		}
 	}
 }
@@ -212,17 +218,6 @@ func TestAllows(t *testing.T) {
 		}
 		if got != want[has] {
 			t.Errorf("%d allows %s, want %s", has, got, want[has])
-		}
-	}
-}
-
-func BenchmarkLookup(b *testing.B) {
-	w, storage, _ := newWorld(b)
-	w.Publish()
-	b.ReportAllocs()
-	for b.Loop() {
-		if w.Live.Load().Lookup(storage.ID) == nil {
-			b.Fatal("not found")
 		}
 	}
 }

@@ -11,7 +11,7 @@ type Probed struct {
 // NewConnector makes a connector that is in no index, checked as Build checks it:
 // for a call at its provider that no repository key asked for.
 func NewConnector(in ConnectorInput) (*Connector, error) {
-	b := builder{connectors: map[string]*Connector{}}
+	b := resources{connectors: map[string]*Connector{}}
 	b.connector(&in)
 	if c := b.connectors[in.ID]; c != nil {
 		return c, nil

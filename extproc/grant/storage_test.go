@@ -30,13 +30,13 @@ func TestStorage(t *testing.T) {
 		"minio": "", "swift": "", "auth": "", "127.0.0.1": "", "a:b:c": "",
 	} {
 		got := ""
-		if c := w.Live.Load().Lookup(with.ID).Repository.Storage(bucket); c != nil {
+		if c := w.Live.Load().Lookup(with.ID).Repository().Storage(bucket); c != nil {
 			got = c.Name
 		}
 		if got != want {
 			t.Errorf("%q is served by %q, want %q", bucket, got, want)
 		}
-		if c := w.Live.Load().Lookup(without.ID).Repository.Storage(bucket); (c != nil) != (bucket == "photos") {
+		if c := w.Live.Load().Lookup(without.ID).Repository().Storage(bucket); (c != nil) != (bucket == "photos") {
 			t.Errorf("%q is served by %v without an account connector", bucket, c)
 		}
 	}

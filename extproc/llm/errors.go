@@ -112,7 +112,7 @@ func paths(f form, key *grant.Key) string {
 		suffix = ""
 	}
 	var all []string
-	for _, c := range key.Repository.AI {
+	for _, c := range key.Repository().AI {
 		if key.Reaches(c) {
 			all = append(all, connectorPrefix+url.PathEscape(c.Name)+suffix)
 		}

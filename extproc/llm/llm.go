@@ -137,7 +137,7 @@ func (p *Protocol) ask(now time.Time, r *extproc.Request) (q question, refused *
 
 // foreign says that the request's form is not that of the connectors its key reaches.
 func (q *question) foreign() bool {
-	return (q.form == anthropic) != (q.key.AIType == grant.AITypeAnthropic)
+	return (q.form == anthropic) != (q.key.AIType() == grant.AITypeAnthropic)
 }
 
 // authenticate finds the repository key that a request carries.
@@ -156,7 +156,7 @@ func authenticate(f form, index *grant.Index, now time.Time, r *extproc.Request)
 	sum := sha256.Sum256(whole[:copy(whole[:], secret.whole)])
 	var sealed []byte
 	key := index.Lookup(secret.id)
-	if key != nil && key.Use == grant.UseAIKey {
+	if key != nil && key.Use() == grant.UseAIKey {
 		sealed = key.Secret.Secret().Bytes()
 	}
 	var none [sha256.Size]byte
@@ -174,7 +174,7 @@ func authenticate(f form, index *grant.Index, now time.Time, r *extproc.Request)
 // reaches. Of several it chooses none.
 func (q *question) choose() *extproc.Error {
 	reached := 0
-	for _, c := range q.key.Repository.AI {
+	for _, c := range q.key.Repository().AI {
 		if !q.key.Reaches(c) || (q.route.named && c.Name != q.route.connector) {
 			continue
 		}

@@ -36,7 +36,7 @@ func (q *question) routed(r *extproc.Request, model string) (*extproc.Decision, 
 // meant are the connectors that may be meant, in the repository's order.
 func (q *question) meant() func(func(*grant.Connector) bool) {
 	return func(yield func(*grant.Connector) bool) {
-		for _, c := range q.key.Repository.AI {
+		for _, c := range q.key.Repository().AI {
 			if q.key.Reaches(c) && (!q.route.named || c.Name == q.route.connector) && !yield(c) {
 				return
 			}
@@ -50,7 +50,7 @@ func forward(q *question, r *extproc.Request, c *grant.Connector) (*extproc.Deci
 		return nil, errConnector[q.form]
 	}
 	d := r.Decision()
-	d.Cluster, d.Authority, d.Key = c.Cluster, c.Authority, q.key.Record
+	d.Cluster, d.Authority, d.Key = c.Cluster, c.Authority, q.key.Record()
 	d.Path = d.Bytes([]byte(c.BasePath), []byte(q.route.rest))
 	d.Remove = append(d.Remove, removed[:]...) // copied: the decision wipes what it holds
 	removeAnthropic(d, r)

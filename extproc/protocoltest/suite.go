@@ -125,8 +125,8 @@ func (c *cast) checkDecision(t testing.TB, d *extproc.Decision, k Key) {
 	if !provider {
 		t.Error("the provider's credential is not in the decision")
 	}
-	if known := c.Live.Load().Lookup(k.ID); d.Key == "" || d.Key != known.Record {
-		t.Errorf("the decision's key is %q, want the record %q, so that it can be revoked", d.Key, known.Record)
+	if known := c.Live.Load().Lookup(k.ID); d.Key == "" || d.Key != known.Record() {
+		t.Errorf("the decision's key is %q, want the record %q, so that it can be revoked", d.Key, known.Record())
 	}
 	if all := fmt.Sprint(*d); strings.Contains(all, k.Secret) || strings.Contains(all, k.ID) {
 		t.Errorf("the decision carries the repository key: %s", all)

@@ -240,7 +240,7 @@ func TestFreedCredential(t *testing.T) {
 	s := newStage(t)
 	r := call{method: "GET", path: "/photos/k"}
 	for _, free := range []*credential.Credential{
-		s.Live.Load().Lookup(s.read.ID).Repository.Buckets["photos"].Credential,
+		s.Live.Load().Lookup(s.read.ID).Repository().Buckets["photos"].Credential,
 		s.Live.Load().Lookup(s.read.ID).Secret,
 	} {
 		free.Free()

@@ -190,7 +190,7 @@ func TestCopyRefusals(t *testing.T) {
 // TestCopyWithoutSecrets: what was wiped is nobody's account.
 func TestCopyWithoutSecrets(t *testing.T) {
 	s := newAccounts(t)
-	buckets := s.Live.Load().Lookup(s.admin.ID).Repository.Buckets
+	buckets := s.Live.Load().Lookup(s.admin.ID).Repository().Buckets
 	buckets["one"].Credential.Free()
 	buckets["two"].Credential.Free()
 	if buckets["one"].SameAccount(buckets["two"]) {

@@ -64,7 +64,7 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 		return nil, f.answer(r)
 	}
 	key := index.Lookup(a.key)
-	if key == nil || key.Use != grant.UseStorageKey || !key.Valid(now) {
+	if key == nil || key.Use() != grant.UseStorageKey || !key.Valid(now) {
 		return nil, failUnknownKey.answer(r)
 	}
 	sent, f := s.date(&a)
@@ -86,13 +86,13 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 	case f != nil:
 		return nil, f.answer(r)
 	case c == nil:
-		return nil, s.listBuckets(key.Repository, r)
+		return nil, s.listBuckets(key.Repository(), r)
 	}
 	d, f := s.sign(now, c, r)
 	if f != nil {
 		return nil, f.answer(r)
 	}
-	d.Key = key.Record
+	d.Key = key.Record()
 	return d, nil
 }
 
@@ -347,15 +347,16 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 	case o.service && (s.found.config || !o.allows(key.Access)):
 		return nil, &failForbidden
 	case o.service:
-		return key.Repository.Account, nil
+		return key.Repository().Account, nil
 	}
-	c := key.Repository.Storage(s.target.bucket)
+	repository := key.Repository()
+	c := repository.Storage(s.target.bucket)
 	switch {
 	case c == nil:
 		return nil, &failBucket
 	case !o.config && !o.allows(key.Access):
 		return nil, &failForbidden
-	case o.named != nil && c != key.Repository.Account:
+	case o.named != nil && c != repository.Account:
 		return nil, o.named // whatever its headers: rclone asks for a private bucket
 	case (o.named != nil || s.found.config || o.config) && key.Access != grant.AccessAdmin:
 		return nil, &failForbidden
@@ -363,7 +364,7 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 		return nil, &failForbidden
 	}
 	if copies {
-		return c, s.authoriseCopy(key.Repository, c)
+		return c, s.authoriseCopy(repository, c)
 	}
 	return c, nil
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strconv"
+	"strings"
 )
 
 // Suites: how the body is encrypted and its key wrapped.
@@ -30,13 +32,37 @@ const (
 // MaxPlaintext is the size of the largest secret, in bytes.
 const MaxPlaintext = 64 << 10
 
-// Sizes of suite 1, in bytes.
+// Sizes, in bytes.
 const (
-	dekSize  = 32
-	ivSize   = 12
-	tagSize  = 16
-	wrapSize = 3072 / 8
+	dekSize = 32
+	ivSize  = 12
+	tagSize = 16
 )
+
+// wrapSize is the size of a wrap in bytes, 0 of an unknown suite.
+func wrapSize(suite uint16) int {
+	switch suite {
+	case SuiteRSA3072:
+		return rsaBits / 8
+	case SuiteRecordKey:
+		return ivSize + dekSize + tagSize
+	}
+	return 0
+}
+
+const recordKeyPrefix = "record-key-"
+
+// RecordKeyID names a record key of the keyring in a wrap of [SuiteRecordKey].
+func RecordKeyID(version uint32) string {
+	return recordKeyPrefix + strconv.FormatUint(uint64(version), 10)
+}
+
+// isRecordKeyID admits the one spelling of each id.
+func isRecordKeyID(s string) bool {
+	digits, ok := strings.CutPrefix(s, recordKeyPrefix)
+	n, err := strconv.ParseUint(digits, 10, 32)
+	return ok && err == nil && n > 0 && s == RecordKeyID(uint32(n))
+}
 
 // ErrRecord is what [Sealed.Validate] and [Sealed.UnmarshalBinary] fail with,
 // beside [ErrHeader].
@@ -69,20 +95,41 @@ func Seal(pub *PublicKey, h Header, plaintext []byte) (*Sealed, error) {
 	}
 	// The key is used once, so any nonce is fresh.
 	body := gcm.Seal(nil, iv, plaintext, canonical)
-	wrap, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, pub.rsa, dek, Label(canonical, SuiteRSA3072, pub.id))
+	wrap, err := pub.wrap(canonical, dek)
 	if err != nil {
-		return nil, fmt.Errorf("seal: wrap: %w", err)
+		return nil, err
 	}
 	return &Sealed{
 		Header:  h,
-		Key:     Wrap{Suite: SuiteRSA3072, KeyID: pub.id, Value: wrap},
+		Key:     *wrap,
 		IV:      iv,
 		AuthTag: body[len(plaintext):],
 		Message: body[:len(plaintext):len(plaintext)],
 	}, nil
 }
 
-// Label is the OAEP label of a wrap: the canonical header h, which ends where
+// Wrap encrypts the key of a record once more, for whoever holds the private half of p:
+// for a bridge that has opened the record, after a rotation of the sealing key. It
+// neither keeps nor wipes dek.
+func (p *PublicKey) Wrap(h Header, dek []byte) (*Wrap, error) {
+	if err := h.Validate(); err != nil {
+		return nil, err
+	}
+	if len(dek) != dekSize {
+		return nil, fmt.Errorf("seal: the key of a record has %d bytes, not %d", len(dek), dekSize)
+	}
+	return p.wrap(h.Canonical(), dek)
+}
+
+func (p *PublicKey) wrap(canonical, dek []byte) (*Wrap, error) {
+	value, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, p.rsa, dek, Label(canonical, SuiteRSA3072, p.id))
+	if err != nil {
+		return nil, fmt.Errorf("seal: wrap: %w", err)
+	}
+	return &Wrap{Suite: SuiteRSA3072, KeyID: p.id, Value: value}, nil
+}
+
+// Label is the OAEP label of a wrap, and the additional data of one under a record key: the canonical header h, which ends where
 // its own lengths say, the suite as uint16, and the key id as string, encoded as
 // in [Header.Canonical].
 func Label(h []byte, suite uint16, keyID string) []byte {
@@ -98,13 +145,16 @@ func (s *Sealed) Validate() error {
 	if err := s.Header.Validate(); err != nil {
 		return err
 	}
+	size := wrapSize(s.Key.Suite)
 	switch {
-	case s.Key.Suite != SuiteRSA3072:
-		return fmt.Errorf("%w: suite %d, this version knows %d", ErrRecord, s.Key.Suite, SuiteRSA3072)
-	case !isDigest(s.Key.KeyID):
+	case size == 0:
+		return fmt.Errorf("%w: suite %d, this version knows %d and %d", ErrRecord, s.Key.Suite, SuiteRSA3072, SuiteRecordKey)
+	case s.Key.Suite == SuiteRSA3072 && !isDigest(s.Key.KeyID):
 		return fmt.Errorf("%w: key.keyId is not a hex SHA-256", ErrRecord)
-	case len(s.Key.Value) != wrapSize:
-		return fmt.Errorf("%w: key.value has %d bytes, not %d", ErrRecord, len(s.Key.Value), wrapSize)
+	case s.Key.Suite == SuiteRecordKey && !isRecordKeyID(s.Key.KeyID):
+		return fmt.Errorf("%w: key.keyId is not that of a record key", ErrRecord)
+	case len(s.Key.Value) != size:
+		return fmt.Errorf("%w: key.value has %d bytes, not %d", ErrRecord, len(s.Key.Value), size)
 	case len(s.IV) != ivSize:
 		return fmt.Errorf("%w: iv has %d bytes, not %d", ErrRecord, len(s.IV), ivSize)
 	case len(s.AuthTag) != tagSize:
@@ -119,7 +169,7 @@ func (s *Sealed) Validate() error {
 //
 //	uint16 suite
 //	string key id
-//	384 bytes wrap
+//	384 bytes wrap; of suite 3, 60 bytes
 //	12 bytes iv
 //	16 bytes authentication tag
 //	uint32 length of the message, then the message
@@ -142,11 +192,10 @@ func (s *Sealed) MarshalBinary() ([]byte, error) {
 func (s *Sealed) UnmarshalBinary(data []byte) error {
 	r := reader{rest: data}
 	n := Sealed{
-		Header:  r.header(),
-		Key:     Wrap{Suite: r.uint16(), KeyID: r.string(), Value: r.bytes(wrapSize)},
-		IV:      r.bytes(ivSize),
-		AuthTag: r.bytes(tagSize),
+		Header: r.header(),
+		Key:    Wrap{Suite: r.uint16(), KeyID: r.string()},
 	}
+	n.Key.Value, n.IV, n.AuthTag = r.bytes(wrapSize(n.Key.Suite)), r.bytes(ivSize), r.bytes(tagSize)
 	n.Message = r.bytes(r.length())
 	if r.failed || len(r.rest) != 0 {
 		return fmt.Errorf("%w: truncated, or bytes left over", ErrRecord)

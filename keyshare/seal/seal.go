@@ -39,7 +39,7 @@ type Header struct {
 // Wrap is the DEK of a record, encrypted.
 type Wrap struct {
 	Suite uint16 `json:"suite"`
-	KeyID string `json:"keyId"` // hex SHA-256 of the sealing key's SPKI (DER)
+	KeyID string `json:"keyId"` // hex SHA-256 of the sealing key's SPKI (DER), or [RecordKeyID]
 	Value []byte `json:"value"`
 }
 

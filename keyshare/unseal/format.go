@@ -38,6 +38,9 @@ type recordKey struct {
 	value   []byte
 }
 
+// newestRecord is the record key that new wraps are made under.
+func (k *keys) newestRecord() *recordKey { return &k.records[len(k.records)-1] }
+
 // byID finds the key that a record was sealed to.
 func (k *keys) byID(id string) *rsa.PrivateKey {
 	for i := range k.sealing {

@@ -32,6 +32,7 @@ var (
 // concurrently.
 type Keyring struct {
 	enclave *lockedmem.Enclave
+	sealing []string // ids of its sealing keys
 	purged  atomic.Bool
 	erased  atomic.Int64 // Unix seconds of the last collection that a Window started
 }
@@ -115,9 +116,13 @@ func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) 
 			return
 		}
 		defer lockedmem.Wipe(plain)
-		if _, parseErr := parse(plain); parseErr != nil {
+		parsed, parseErr := parse(plain)
+		if parseErr != nil {
 			err = fmt.Errorf("%w: %w", ErrKeyring, parseErr)
 			return
+		}
+		for _, s := range parsed.sealing {
+			k.sealing = append(k.sealing, s.id)
 		}
 		k.enclave, err = lockedmem.NewEnclave(plain)
 	})
@@ -126,6 +131,10 @@ func OpenKeyring(u, wrapped []byte, set string, epoch uint64) (*Keyring, error) 
 	}
 	return k, nil
 }
+
+// SealingKeys are the ids of the keys that it opens records of, in the order of their
+// versions. The caller must not change them.
+func (k *Keyring) SealingKeys() []string { return k.sealing }
 
 // Window decrypts the keyring and calls use, which may open records until it
 // returns, from as many goroutines as it likes, and waits for them. Records open

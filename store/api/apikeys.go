@@ -302,7 +302,7 @@ func (s *server) updateAPIKey(q *call) (any, error) {
 		if cred.Sealed, err = s.sealSecret(f.secret, f.sealed, header, endpoint); err != nil {
 			return nil, err
 		}
-		cred.Key = key
+		cred.Key, cred.Wraps = key, store.Wraps{}
 		writes := []store.Write{store.Put(cred)}
 		for _, c := range users {
 			if before.Endpoint == cred.Shared.Endpoint && before.CACertificate == cred.Shared.CACertificate {

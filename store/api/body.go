@@ -253,6 +253,10 @@ func (b *body) sealed(name string) *seal.Sealed {
 		b.fail(name, "%v", err)
 		return nil
 	}
+	if s.Key.Suite != seal.SuiteRSA3072 { // other wraps are for bridges to make
+		b.fail(name, "key.suite must be %d", seal.SuiteRSA3072)
+		return nil
+	}
 	return s
 }
 

@@ -144,7 +144,7 @@ func (s *server) own(f *connectorForm, c *store.Connector, cred *store.Credentia
 	if cred.Sealed, err = s.sealSecret(f.secret, f.sealed, header, endpoint); err != nil {
 		return err
 	}
-	cred.Key, c.CredentialID = key, c.M.ID
+	cred.Key, cred.Wraps, c.CredentialID = key, store.Wraps{}, c.M.ID
 	f.probe = probeOf(c)
 	f.probe.Sealed = cred.Sealed
 	return nil

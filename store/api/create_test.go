@@ -70,8 +70,11 @@ func TestSealedCreate(t *testing.T) {
 		change func(o m)
 		code   string
 	}{
-		"format":         {func(o m) { o["header"].(m)["format"] = 2 }, "INVALID_FIELD"},
-		"suite":          {func(o m) { o["key"].(m)["suite"] = 2 }, "INVALID_FIELD"},
+		"format": {func(o m) { o["header"].(m)["format"] = 2 }, "INVALID_FIELD"},
+		"suite":  {func(o m) { o["key"].(m)["suite"] = 2 }, "INVALID_FIELD"},
+		"suite of a second wrap": {func(o m) {
+			o["key"] = m{"suite": 3, "keyId": "record-key-1", "value": strings.Repeat("A", 80)}
+		}, "INVALID_FIELD"},
 		"key id":         {func(o m) { o["key"].(m)["keyId"] = "x" }, "INVALID_FIELD"},
 		"short wrap":     {func(o m) { o["key"].(m)["value"] = "AAAA" }, "INVALID_FIELD"},
 		"no iv":          {func(o m) { delete(o, "iv") }, "INVALID_FIELD"},

@@ -201,9 +201,9 @@ func (s *server) remove(r store.Record) store.Write {
 	r.Meta().DeletedAt = &now
 	switch r := r.(type) {
 	case *store.Credential:
-		r.Sealed = nil
+		r.Sealed, r.Wraps = nil, store.Wraps{}
 	case *store.Key:
-		r.Sealed = nil
+		r.Sealed, r.Wraps = nil, store.Wraps{}
 	}
 	return store.Put(r)
 }

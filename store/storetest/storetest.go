@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"RecordsOfEveryKindRoundTrip", testKinds},
 		{"CompareAndSwap", testCompareAndSwap},
 		{"IfRevision", testIfRevision},
+		{"KeepVersion", testKeepVersion},
 		{"BatchIsAtomic", testBatch},
 		{"ImpossibleWrites", testImpossible},
 		{"UniqueNames", testUnique},
@@ -192,6 +193,36 @@ func testIfRevision(t *testing.T, s store.Store) {
 	wantErr(t, "write at a revision to come", err, store.ErrConflict)
 	_, err = s.Get(t.Context(), store.KindWorkspace, "w3")
 	wantErr(t, "Get of a refused record", err, store.ErrNotFound)
+}
+
+// A write that keeps the version is seen by watchers, not by whoever edits the record.
+func testKeepVersion(t *testing.T, s store.Store) {
+	apply(t, s, store.Write{Record: workspace("w1", "one")})
+	w := get[*store.Workspace](t, s, "w1")
+	before := w.M
+	w.Name = "uno"
+	rev := apply(t, s, store.Write{Record: w, Expect: 1, KeepVersion: true})
+	got := get[*store.Workspace](t, s, "w1")
+	want := before
+	want.Revision = rev
+	if rev <= before.Revision || got.Name != "uno" {
+		t.Errorf("at revision %d: %+v", rev, got)
+	}
+	if diff := cmp.Diff(want, got.M); diff != "" {
+		t.Errorf("meta:\n%s", diff)
+	}
+	if diff := cmp.Diff(got, w); diff != "" {
+		t.Errorf("the caller's record and the stored one differ:\n%s", diff)
+	}
+	wantSeen(t, follow(t, s, before.Revision)(), rev, "w1")
+	// The compare is on the version as ever, from either side.
+	apply(t, s, store.Write{Record: got, Expect: 1})
+	_, err := s.Apply(t.Context(), store.Write{Record: w, Expect: 1, KeepVersion: true})
+	wantErr(t, "the version was overtaken", err, store.ErrConflict)
+	_, err = s.Apply(t.Context(), store.Write{Record: workspace("w2", "two"), KeepVersion: true})
+	if err == nil {
+		t.Error("a record was made without a version")
+	}
 }
 
 func testBatch(t *testing.T, s store.Store) {

@@ -22,8 +22,9 @@ import (
 
 // source yields what is in its batches, then waits for more on its channel.
 type source struct {
-	batches []link.Batch
-	more    chan link.Batch
+	link.Wraps // nil where no test needs it
+	batches    []link.Batch
+	more       chan link.Batch
 }
 
 func (s *source) Custody(context.Context) (manifest, keyring []byte, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -33,6 +34,7 @@ type Source interface {
 	// Watch yields records changed after `from` in revision order, for ever. A
 	// revision that changed no sealed record is yielded empty.
 	Watch(ctx context.Context, from uint64) iter.Seq2[Batch, error]
+	Wraps
 }
 
 // Server implements LinkServer.
@@ -41,13 +43,17 @@ type Server struct {
 	source Source
 	hub    *Hub
 	peer   func(context.Context) (identity.Peer, error)
+
+	rewraps rewraps
 }
 
 // NewServer serves source to the peers that `peer` accepts (identity.Trust.Peer),
 // and attaches them to hub; peer is asked again before every message, so that a
 // revoked bridge gets nothing more.
 func NewServer(source Source, hub *Hub, peer func(context.Context) (identity.Peer, error)) *Server {
-	return &Server{source: source, hub: hub, peer: peer}
+	return &Server{source: source, hub: hub, peer: peer, rewraps: rewraps{
+		leased: map[string]time.Time{}, asked: map[string]time.Time{}, turns: map[string]*turn{},
+	}}
 }
 
 func (s *Server) bridge(ctx context.Context) (identity.Peer, error) {
