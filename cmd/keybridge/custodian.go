@@ -59,7 +59,7 @@ func (s *custodySafe) Sealed(ctx context.Context) (map[string]uint64, error) {
 			if err != nil {
 				return nil, err
 			}
-			if sealed, _ := sealedOf(r); sealed != nil && r.Meta().DeletedAt == nil {
+			if sealed, _ := sealedOf(r); sealed != nil {
 				counts[sealed.Key.KeyID]++
 			}
 		}
