@@ -78,6 +78,9 @@ func check(w store.Write) (*pending, error) {
 	case w.KeepVersion && w.Expect == 0:
 		return nil, fmt.Errorf("store: %s %s cannot be created without a version", kind, m.ID)
 	}
+	if w.AsIs && m.Version == 0 {
+		return nil, fmt.Errorf("store: %s %s without the version that it is to keep", kind, m.ID)
+	}
 	p := &pending{Write: w, addr: address(kind, m.ID), before: *m}
 	for _, name := range w.Unique {
 		if name == "" || len(name) > bbolt.MaxKeySize {
@@ -149,14 +152,14 @@ func (p *pending) put(tx *bbolt.Tx, rev uint64, now time.Time) error {
 	m.Revision = rev
 	if !p.AsIs {
 		m.Version, m.CreatedAt, m.UpdatedAt = p.Expect+1, now, now
-		if p.old != nil {
-			m.CreatedAt = p.old.CreatedAt
-		}
-		if p.old != nil && p.KeepVersion {
-			m.Version, m.UpdatedAt = p.old.Version, p.old.UpdatedAt
-		}
 	}
 	if p.old != nil {
+		switch {
+		case p.KeepVersion:
+			m.Version, m.CreatedAt, m.UpdatedAt = p.old.Version, p.old.CreatedAt, p.old.UpdatedAt
+		case !p.AsIs:
+			m.CreatedAt = p.old.CreatedAt
+		}
 		if err := changes.Delete(changeKey(p.old.Revision, p.addr)); err != nil {
 			return err
 		}

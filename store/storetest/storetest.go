@@ -26,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"RecordsOfEveryKindRoundTrip", testKinds},
 		{"CompareAndSwap", testCompareAndSwap},
 		{"IfRevision", testIfRevision},
+		{"AsIsKeepsVersionAndTimes", testAsIs},
 		{"KeepVersion", testKeepVersion},
 		{"BatchIsAtomic", testBatch},
 		{"ImpossibleWrites", testImpossible},
@@ -53,6 +54,26 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 			})
 			tc.test(t, s)
 		})
+	}
+}
+
+func testAsIs(t *testing.T, s store.Store) {
+	then := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	old := func(version uint64) *store.Workspace {
+		return &store.Workspace{M: store.Meta{ID: "w", Version: version, CreatedAt: then, UpdatedAt: then.Add(time.Hour)}, Name: "w"}
+	}
+	for _, w := range []store.Write{{Record: old(7), AsIs: true}, {Record: old(9), AsIs: true, Expect: 7}} {
+		want := w.Record.Meta().Version
+		rev := apply(t, s, w)
+		m := get[*store.Workspace](t, s, "w").M
+		if m.Version != want || !m.CreatedAt.Equal(then) || !m.UpdatedAt.Equal(then.Add(time.Hour)) || m.Revision != rev {
+			t.Errorf("version %d of %v and %v at revision %d", m.Version, m.CreatedAt, m.UpdatedAt, m.Revision)
+		}
+	}
+	_, err := s.Apply(t.Context(), store.Write{Record: old(9), AsIs: true})
+	wantErr(t, "a record that is there", err, store.ErrConflict)
+	if _, err := s.Apply(t.Context(), store.Write{Record: &store.Workspace{M: store.Meta{ID: "x"}}, AsIs: true}); err == nil {
+		t.Error("a record without a version was stored as it is")
 	}
 }
 

@@ -1,0 +1,404 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"keybridge/e2e/stack"
+)
+
+// ended is what a ceremony's command printed last, with its steps before.
+type ended struct {
+	Result    string `json:"result"`
+	Version   uint64 `json:"version"`
+	Epoch     uint64 `json:"epoch"`
+	Threshold int    `json:"threshold"`
+	Shares    int    `json:"shares"`
+	Restored  int    `json:"restored"`
+	Records   int    `json:"records"`
+	Error     string `json:"error"`
+	Resumed   bool   `json:"resumed"`
+
+	Unfinished map[string]string `json:"unfinished"`
+
+	status int
+	said   string
+}
+
+// operate runs a command of the operator, who has the stack's operator folder and
+// knows where its processes listen; more are addresses of further keepers.
+func (w *world) operate(ctx context.Context, t *testing.T, more []string, args ...string) ended {
+	t.Helper()
+	bridge, err := w.Args(stack.Bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append(args, "--json", "--root", filepath.Join(w.Dir, "operator", "root.key.age"), "--key-file", filepath.Join(w.Dir, "operator.key"))
+	for i, a := range bridge {
+		if i > 0 && (bridge[i-1] == "--keeper" || bridge[i-1] == "--control") {
+			args = append(args, bridge[i-1], a)
+		}
+	}
+	for _, k := range more {
+		args = append(args, "--keeper", k)
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	e := ended{status: cmd.ProcessState.ExitCode(), said: string(out) + stderr.String()}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	for _, l := range lines {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("not JSON: %q", l)
+		}
+	}
+	_ = json.Unmarshal([]byte(lines[len(lines)-1]), &e) // its emptiness is noticed by who looks at it
+	return e
+}
+
+// done is operate, of what must come to its end.
+func (w *world) done(ctx context.Context, t *testing.T, more []string, args ...string) ended {
+	t.Helper()
+	e := w.operate(ctx, t, more, args...)
+	if e.status != 0 || e.Result != "done" || len(e.Unfinished) != 0 {
+		t.Fatalf("keybridge %s: exit status %d\n%s", strings.Join(args, " "), e.status, e.said)
+	}
+	return e
+}
+
+// The life of a custody in use: every verb, with real processes, and traffic after
+// each of them.
+func TestCeremonies(t *testing.T) {
+	w := start(t, config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	serving := func(when string) {
+		t.Helper()
+		if err := w.serving(ctx); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+	}
+
+	w.done(ctx, t, nil, "verify")
+	share := filepath.Join(w.Dir, "keeper-1", "share.age")
+	old, err := os.ReadFile(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// A dry run, then the thing itself, with a new threshold.
+	if e := w.operate(ctx, t, nil, "rekey", "--threshold", "3", "--dry-run"); e.status != 0 || e.Result != "planned" || e.Version != 1 {
+		t.Fatalf("dry run: %s", e.said)
+	}
+	if e := w.done(ctx, t, nil, "rekey", "--threshold", "3"); e.Version != 2 || e.Epoch != 2 || e.Threshold != 3 || e.Shares != 3 {
+		t.Errorf("rekey: %s", e.said)
+	}
+	serving("after rekey")
+	for _, k := range stack.Keepers {
+		if left, _ := filepath.Glob(filepath.Join(w.Dir, k, "retired-*")); len(left) != 0 { // the pattern is good
+			t.Errorf("%s has kept its old share: %v", k, left)
+		}
+	}
+	current, err := os.ReadFile(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(share, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store := filepath.Join(w.Dir, "control", "keybridge.db")
+	older, err := os.ReadFile(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.again(t)
+	w.wantLogged(ctx, t, "keeper-1", `cannot release its share`)
+	w.wantSealed(ctx, t)
+	if err := w.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for file, was := range map[string][]byte{share: current} {
+		if err := os.WriteFile(file, was, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Putting the old share back made the keeper set it aside, as one that is over.
+	for _, f := range []string{"retired-1.age", "retired-1.json"} {
+		if err := os.Remove(filepath.Join(w.Dir, "keeper-1", f)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	w.again(t)
+	if _, err := w.Ready(ctx); err != nil {
+		t.Fatal("a bridge that starts with the new shares: ", err)
+	}
+	serving("restarted after rekey")
+
+	// One keeper more, and without it again.
+	address, stop := w.newKeeper(ctx, t, "keeper-4")
+	defer stop()
+	four := []string{"keeper-4=" + address}
+	if e := w.done(ctx, t, four, "keeper", "add", "--enrolment", filepath.Join(w.Dir, "keeper-4", "enrolment.json")); e.Shares != 4 || e.Threshold != 3 || e.Epoch != 3 {
+		t.Errorf("keeper add: %s", e.said)
+	}
+	if e := w.done(ctx, t, four, "verify"); strings.Count(e.said, `"proven":true`) != 4 {
+		t.Errorf("verify: %s", e.said)
+	}
+	if e := w.done(ctx, t, four, "keeper", "remove", "keeper-4", "--threshold", "2"); e.Shares != 3 || e.Threshold != 2 || e.Epoch != 4 {
+		t.Errorf("keeper remove: %s", e.said)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.Dir, "keeper-4", "*share*")); len(left) != 0 { // the pattern is good
+		t.Errorf("keeper-4 has kept %v", left)
+	}
+	w.done(ctx, t, nil, "keeper", "status")
+	serving("after the keepers came and went")
+
+	// A new sealing key. The command returns once every record is sealed to it.
+	e := w.done(ctx, t, nil, "rotate-key", "--retire-after", "0s")
+	if e.Version != 6 || !strings.Contains(e.said, `"step":"re-wrap"`) {
+		t.Errorf("rotate-key: %s", e.said)
+	}
+	serving("after rotate-key")
+	key, err := w.tenant.StorageKey(ctx, w.repository, "made after", "ADMIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := func() error {
+		return w.Wait(ctx, func() error {
+			res, err := w.askS3(ctx, s3Request{method: http.MethodHead, path: "/" + bucket + "/" + present, key: key})
+			if err == nil && res.status != http.StatusOK {
+				err = fmt.Errorf("HEAD: %d", res.status)
+			}
+			return err
+		})
+	}
+	if err := head(); err != nil {
+		t.Fatal("a key that was made after rotate-key: ", err)
+	}
+	if e := w.done(ctx, t, nil, "rotate-key", "--prune"); e.Version != 7 {
+		t.Errorf("rotate-key --prune: %s", e.said)
+	}
+	serving("after prune")
+
+	// A second bridge comes and goes.
+	w.secondBridge(ctx, t)
+
+	// A backup of now, restored into the store of an earlier epoch.
+	backup := filepath.Join(w.dir, "keybridge.backup")
+	if e := w.done(ctx, t, nil, "backup", "--out", backup); e.Records == 0 {
+		t.Errorf("backup: %s", e.said)
+	}
+	text, err := os.ReadFile(backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{key.Secret, w.s3.Secret, w.aiKey, w.ai.Key} {
+		if bytes.Contains(text, []byte(secret)) {
+			t.Error("the backup has a secret in clear")
+		}
+	}
+	if err := w.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(store, older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.again(t)
+	w.wantSealed(ctx, t)
+	if e := w.operate(ctx, t, nil, "verify"); e.status != 1 || !strings.Contains(e.said, "rolled back") {
+		t.Errorf("verify of a store that was rolled back: exit status %d, %s", e.status, e.said)
+	}
+	if e := w.done(ctx, t, nil, "restore", "--from", backup); e.Restored < 2 {
+		t.Errorf("restore: %s", e.said)
+	}
+	if _, err := w.Ready(ctx); err != nil {
+		t.Fatal("after restore: ", err)
+	}
+	serving("after restore")
+	if err := head(); err != nil {
+		t.Fatal("a key that only the backup had: ", err)
+	}
+	w.done(ctx, t, nil, "verify")
+
+	// And into none at all.
+	if err := w.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(store); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(ctx, binary, "restore", "--from", backup, "--store", store,
+		"--operator-root", filepath.Join(w.Dir, "operator", "root.pub")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	w.again(t)
+	if _, err := w.Ready(ctx); err != nil {
+		t.Fatal("after restore of a lost store: ", err)
+	}
+	serving("after restore of a lost store")
+	if err := head(); err != nil {
+		t.Fatal("a key that only the backup had: ", err)
+	}
+
+	audit, err := exec.CommandContext(ctx, binary, "audit", "export", filepath.Join(w.Dir, "control", "audit.log"), "--context", "custody").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, event := range []string{"rekey", "keeper add", "keeper remove", "rotate-key publish", "rotate-key", "prune", "bridge enrol", "bridge revoke", "backup", "restore", "restored"} {
+		if !bytes.Contains(audit, []byte(`"event":"`+event+`"`)) {
+			t.Errorf("no audit line of %s:\n%s", event, audit)
+		}
+	}
+	w.scan(t)
+}
+
+// again starts the stack, which was stopped, as it was.
+func (w *world) again(t *testing.T) {
+	t.Helper()
+	s, err := stack.Start(w.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Stack = s
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// background runs a command until stop, or the end of the test.
+func (w *world) background(t *testing.T, name string, args ...string) (stop func()) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(w.Dir, "logs", name+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var stopped bool
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = cmd.Wait()                          // its log says what there is to say
+		log.Close()
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (w *world) run(ctx context.Context, t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput(); err != nil {
+		t.Fatalf("keybridge %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// newKeeper is a keeper that has enrolled and runs, without a share.
+func (w *world) newKeeper(ctx context.Context, t *testing.T, name string) (address string, stop func()) {
+	t.Helper()
+	dir, lock := filepath.Join(w.Dir, name), filepath.Join(w.Dir, name+".key")
+	w.run(ctx, t, "keeper", "key-file", lock)
+	w.run(ctx, t, "enrol", "--role", "keeper", "--name", name, "--dir", dir, "--key-file", lock)
+	address = freeAddress(t)
+	stop = w.background(t, name, "keeper", "run", "--dir", dir, "--key-file", lock, "--listen", address,
+		"--operator-root", filepath.Join(w.Dir, "operator", "root.pub"))
+	if err := w.Wait(ctx, func() error {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return address, stop
+}
+
+// secondBridge enrols a bridge, which unseals, and revokes it, which ends it.
+func (w *world) secondBridge(ctx context.Context, t *testing.T) {
+	t.Helper()
+	dir, health := filepath.Join(w.Dir, "bridge-2"), freeAddress(t)
+	w.run(ctx, t, "enrol", "--role", "bridge", "--name", "bridge-2", "--dir", dir)
+	w.done(ctx, t, nil, "bridge", "enrol", "--enrolment", filepath.Join(dir, "enrolment.json"))
+	args, err := w.Args(stack.Bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = slices.Clone(args[1:])
+	for i := range args {
+		switch {
+		case i > 0 && args[i-1] == "--dir":
+			args[i] = dir
+		case i > 0 && args[i-1] == "--health":
+			args[i] = health
+		}
+	}
+	defer w.background(t, "bridge-2", args...)()
+	state := func(want ...string) error {
+		return w.Wait(ctx, func() error {
+			q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+health+"/live", nil)
+			if err != nil {
+				return err
+			}
+			res, err := http.DefaultClient.Do(q)
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			var s struct {
+				State string `json:"state"`
+			}
+			if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+				return err
+			}
+			if !slices.Contains(want, s.State) {
+				return fmt.Errorf("bridge-2 is %q", s.State)
+			}
+			return nil
+		})
+	}
+	if err := state("syncing", "ready"); err != nil {
+		t.Fatal(err)
+	}
+	w.done(ctx, t, nil, "bridge", "revoke", "bridge-2")
+	begin := time.Now()
+	if err := state("sealed"); err != nil {
+		t.Fatal("revoked: ", err)
+	}
+	t.Logf("the revoked bridge sealed itself within %v of the command's end", time.Since(begin).Round(time.Millisecond))
+}
