@@ -160,6 +160,7 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	g.Go(func() error { return feed.Run(ctx) })
 	g.Go(func() error { return c.followManifest(ctx, custody.M.Revision, hub.Announce) })
 	g.Go(func() error { return warnOfExpiry(ctx, c.trust) })
+	g.Go(func() error { return watchRepointed(ctx, c.store, c.audit) })
 	g.Go(func() error { return serveGRPC(ctx, server, c.bridges) })
 	requests := api.NewMetrics()
 	if c.metrics != "" {
