@@ -22,16 +22,16 @@ func TestRepointed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer records.Close()
+	t.Cleanup(func() { _ = records.Close() })
 	log, err := audit.Open(filepath.Join(dir, "audit.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
+	t.Cleanup(func() { _ = log.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
 	go func() { done <- watchRepointed(ctx, records, log) }()
-	defer func() { cancel(); <-done }()
+	t.Cleanup(func() { cancel(); _ = <-done })
 
 	workspace := uuid.NewString()
 	add := func(endpoint string) *store.Connector {
