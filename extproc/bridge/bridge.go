@@ -34,6 +34,8 @@ const (
 	retryEvery = time.Second
 	// maxKeeperPause bounds how long a keeper that has come back goes unnoticed.
 	maxKeeperPause = 3 * time.Second
+	// lookEvery is how often a bridge that serves looks whether it could start again.
+	lookEvery = 30 * time.Second
 )
 
 // Config is what a bridge is assembled from.
@@ -51,6 +53,8 @@ type Config struct {
 	Endpoints seal.EndpointPolicy
 	// SystemRoots is the path of the CA bundle that Envoy verifies providers with.
 	SystemRoots string
+	// LookEvery is the pause between looks at the keepers. Default: 30 s.
+	LookEvery time.Duration
 	// MaxStale is how long to serve the last-good state without the control plane.
 	MaxStale time.Duration
 	// Probers ask a connector's provider whether it serves; types without one are not asked.
@@ -130,6 +134,9 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = link.ProbeTimeout
+	}
+	if cfg.LookEvery == 0 {
+		cfg.LookEvery = lookEvery
 	}
 	decisions := observer(&cfg)
 	b := &Bridge{
@@ -250,6 +257,7 @@ func (b *Bridge) unsealAndServe(ctx context.Context) error {
 	g.Go(func() error { return b.submitWraps(ctx) })
 	g.Go(func() error { return b.watchRecords(ctx) })
 	g.Go(func() error { return b.followKeys(ctx) })
+	g.Go(func() error { return b.lookAtKeepers(ctx) })
 	g.Go(func() error {
 		select {
 		case <-b.first:

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -78,5 +79,20 @@ func TestLyingKeeperIsNamed(t *testing.T) {
 	w.await(t, func() bool { return w.bridge.State() == bridge.Ready })
 	if reported().GetState() != "bad" {
 		t.Errorf("ready, it reports %v", reported())
+	}
+}
+
+// A bridge that serves needs no keeper, but notices which are gone: it could not start again.
+func TestKeepersAreLookedAfter(t *testing.T) {
+	w := newWorld(t)
+	w.addOne(t)
+	w.adjust = func(c *bridge.Config) { c.LookEvery = 10 * time.Millisecond }
+	w.start(t)
+	w.await(t, func() bool { return w.bridge.State() == bridge.Ready })
+	w.await(t, func() bool { return w.numbers(t)["keybridge_bridge_keeper keeper-3 good"] == 1 }) // it was not needed to start
+	w.keepers[1]()
+	w.await(t, func() bool { return w.numbers(t)["keybridge_bridge_keeper keeper-2 unreachable"] == 1 })
+	if w.bridge.State() != bridge.Ready {
+		t.Error("it stopped serving")
 	}
 }

@@ -40,7 +40,9 @@ func (w *world) anotherKey(t *testing.T) (keyring []byte, added *seal.PublicKey)
 		must(t, err)
 		gcm, err := cipher.NewGCM(block)
 		must(t, err)
-		str := func(to []byte, s string) []byte { return append(binary.BigEndian.AppendUint16(to, uint16(len(s))), s...) }
+		str := func(to []byte, s string) []byte {
+			return append(binary.BigEndian.AppendUint16(to, uint16(len(s))), s...)
+		}
 		head := len(str(nil, "keybridge keyring")) + 2
 		aad := binary.BigEndian.AppendUint64(str(str(nil, "keybridge keyring v1"), m.Set), m.Epoch)
 		old := w.made.Keyring

@@ -60,28 +60,31 @@ func (a *asker) ask(ctx context.Context) answer {
 	m := a.cfg.Trust.Manifest()
 	got := answer{KeeperReport: KeeperReport{Keeper: a.name}, set: m.Set, epoch: m.Epoch}
 	if _, ok := m.Keeper(a.name); !ok {
-		got.State, got.Detail = StateUnknown, "the manifest has no keeper of this name"
+		got.State, got.Detail = StateUnknown, noSuchKeeper
 		return got
 	}
 	got.share, got.err = a.release(ctx, m)
+	got.State, got.Detail = judge(got.err)
+	return got
+}
+
+// judge names what came of a call to a keeper.
+func judge(err error) (State, string) {
 	var shareError *keyshare.ShareError
 	var notGenuine *answerError
 	var notTrusted *untrustedError
+	state := StateUnreachable
 	switch {
-	case got.err == nil:
-		got.State = StateGood
-		return got
-	case errors.As(got.err, &shareError), errors.As(got.err, &notGenuine):
-		got.State = StateBad
-	case errors.As(got.err, &notTrusted):
-		got.State = StateUntrusted
-	case refusal(got.err):
-		got.State = StateRefused
-	default:
-		got.State = StateUnreachable
+	case err == nil:
+		return StateGood, ""
+	case errors.As(err, &shareError), errors.As(err, &notGenuine):
+		state = StateBad
+	case errors.As(err, &notTrusted):
+		state = StateUntrusted
+	case refusal(err):
+		state = StateRefused
 	}
-	got.Detail = got.err.Error()
-	return got
+	return state, err.Error()
 }
 
 // refusal says whether err is a keeper's considered answer, rather than the lack

@@ -32,6 +32,11 @@ const (
 	StateUnknown     State = "unknown"     // the manifest has no keeper of this name
 )
 
+// defaultTimeout bounds one request.
+const defaultTimeout = 10 * time.Second
+
+const noSuchKeeper = "the manifest has no keeper of this name"
+
 // KeeperReport says what came of asking one keeper once.
 type KeeperReport struct {
 	Keeper string `json:"keeper"`
@@ -128,7 +133,7 @@ type answer struct {
 func newCollector(cfg Config) (*collector, error) {
 	cfg.MinPause = orElse(cfg.MinPause, 250*time.Millisecond)
 	cfg.MaxPause = max(orElse(cfg.MaxPause, 15*time.Second), cfg.MinPause)
-	cfg.Timeout = orElse(cfg.Timeout, 10*time.Second)
+	cfg.Timeout = orElse(cfg.Timeout, defaultTimeout)
 	if cfg.Report == nil {
 		cfg.Report = func(KeeperReport) {}
 	}
