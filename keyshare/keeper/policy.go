@@ -122,13 +122,13 @@ func (p *Policy) refresh() {
 	}
 	if err != nil {
 		err = fmt.Errorf("the policy cannot be used, so nothing is released: %w", err)
-		if p.err == nil || p.err.Error() != err.Error() {
+		if p.rules != nil && (p.err == nil || p.err.Error() != err.Error()) { // OpenPolicy returns the first
 			p.log.Error("policy", "error", err)
 		}
 	} else if p.rules == nil || p.rules.count != r.count || p.rules.per != r.per {
 		p.buckets = make(map[string]*rate.Limiter)
 	}
-	if err == nil && p.seen != nil {
+	if err == nil && p.rules != nil {
 		p.log.Info("policy read again", "file", p.path)
 	}
 	if err == nil {

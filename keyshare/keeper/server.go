@@ -161,7 +161,7 @@ func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest
 	s := v.server
 	asker, err := s.asker(stream.Context())
 	if err != nil {
-		return s.refuse(asker, codes.PermissionDenied, err)
+		return s.refuse(asker, codeOf(err), err)
 	}
 	nonce := make([]byte, release.NonceSize)
 	_, _ = rand.Read(nonce) // never fails, crypto/rand
@@ -178,7 +178,7 @@ func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest
 	}
 	// Again: the manifest may have changed while the bridge thought.
 	if asker, err = s.asker(stream.Context()); err != nil {
-		return s.refuse(asker, codes.PermissionDenied, err)
+		return s.refuse(asker, codeOf(err), err)
 	}
 	t := &release.Transcript{
 		Nonce: nonce, Keeper: s.id.Fingerprint(), Set: req.GetSet(), Epoch: req.GetEpoch(),
@@ -199,7 +199,7 @@ func (v *service) Release(stream grpc.BidiStreamingServer[release.ReleaseRequest
 		}
 		// It may be the one that removes the asker.
 		if asker, err = s.asker(stream.Context()); err != nil {
-			return s.refuse(asker, codes.PermissionDenied, err)
+			return s.refuse(asker, codeOf(err), err)
 		}
 	}
 	if err := s.usable(t.Set, t.Epoch); err != nil {
@@ -230,13 +230,13 @@ func answer(sealed, manifest []byte) *release.ReleaseResponse {
 // looking the caller up may have found a new manifest in the directory.
 func (s *Server) asker(ctx context.Context) (identity.Peer, error) {
 	p, err := s.trust.Peer(ctx)
-	if err == nil && p.Role != identity.RoleBridge && p.Role != identity.RoleOperator {
-		err = fmt.Errorf("%s %s is not a bridge: shares are released to bridges, and to an operator in a ceremony, only", p.Role, p.Name)
+	if err != nil {
+		return p, &coded{codes.PermissionDenied, err}
 	}
-	if err == nil {
-		err = s.settle()
+	if p.Role != identity.RoleBridge && p.Role != identity.RoleOperator {
+		return p, refuse(codes.PermissionDenied, "%s %s is not a bridge: shares are released to bridges, and to an operator in a ceremony, only", p.Role, p.Name)
 	}
-	return p, err
+	return p, s.settle()
 }
 
 // address is the caller's, invalid where the connection has none.
