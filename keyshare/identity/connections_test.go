@@ -114,7 +114,7 @@ func TestConnectionsFollowTheManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
+	defer func() { _ = silent.Close() }()
 
 	without := func(m *keyshare.Manifest) { m.Bridges = m.Bridges[1:] }
 	update(t, server, h.signed(t, version(2), without))

@@ -108,7 +108,7 @@ func TestManifestIsPushed(t *testing.T) {
 	f := newFleet()
 	var inForce atomic.Value
 	inForce.Store("one")
-	f.Hub.Manifest = func() []byte { return []byte(inForce.Load().(string)) }
+	f.Manifest = func() []byte { return []byte(inForce.Load().(string)) }
 	members := map[string]*member{}
 	for _, name := range []string{"a", "b"} {
 		members[name] = f.join(t, name, "ready", []string{"*"}, says(name))
