@@ -45,7 +45,11 @@ func newWrapsWorld(t *testing.T) *wrapsWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	keys := sealingKeys()
 	return &wrapsWorld{linkSource{s, keys[1].ID}, keys[0], keys[1]}
 }

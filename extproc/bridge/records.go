@@ -3,8 +3,6 @@ package bridge
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -66,7 +64,6 @@ type job struct {
 	body   [32]byte
 	// sealed are, for an RSA open, the record with each wrap that may open.
 	sealed []*seal.Sealed
-	tries  int
 }
 
 // change is a repository key that is no more what reconcile knows.
@@ -114,18 +111,26 @@ func uuid(s string) (id [16]byte, ok bool) {
 	if len(s) != 36 {
 		return id, false
 	}
-	var digits [32]byte
-	if hex := append(append(append(append(append(digits[:0], s[:8]...), s[9:13]...), s[14:18]...), s[19:23]...), s[24:]...); len(hex) != 32 {
-		return id, false
+	at := 0
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if c != '-' {
+				return id, false
+			}
+			continue
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return id, false
+		}
+		id[at/2] = id[at/2]<<4 | c
+		at++
 	}
-	if _, err := hex.Decode(id[:], digits[:]); err != nil {
-		return id, false
-	}
-	return id, s == spell(id)
-}
-
-func spell(id [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	return id, true
 }
 
 // of is the map of a type; nil for one that is none of ours.

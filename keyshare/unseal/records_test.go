@@ -69,7 +69,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("opened %q, %v", got, err)
 	}
 	mine := errors.New("mine")
-	if err := r.Open(&back, func([]byte) error { return mine }); err != mine {
+	if err := r.Open(&back, func([]byte) error { return mine }); !errors.Is(err, mine) {
 		t.Errorf("error of use came as %v", err)
 	}
 	inWindow(t, k, func(w *unseal.Window) {
