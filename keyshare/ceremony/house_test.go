@@ -205,7 +205,7 @@ func (h *house) of(m *keyshare.Manifest) map[string]string {
 
 func (h *house) inForce(t *testing.T) *keyshare.Manifest {
 	t.Helper()
-	m, err := keyshare.Verify(h.result.RootPublic, h.vault.manifest)
+	m, err := keyshare.Verify(h.result.RootPublic, h.manifest)
 	fatal(t, err)
 	return m
 }
@@ -229,9 +229,9 @@ func (h *house) opens(t *testing.T) {
 			some[name] = addrs[name]
 		}
 		err := quorum.Unseal(ctx, quorum.Config{
-			Identity: h.bridge, Trust: h.trust(t, h.vault.manifest), Keepers: some, Reason: "test", MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond,
+			Identity: h.bridge, Trust: h.trust(t, h.manifest), Keepers: some, Reason: "test", MinPause: time.Millisecond, MaxPause: 50 * time.Millisecond,
 		}, func(u []byte) error {
-			k, err := unseal.OpenKeyring(u, h.vault.keyring, m.Set, m.Epoch)
+			k, err := unseal.OpenKeyring(u, h.keyring, m.Set, m.Epoch)
 			if err == nil {
 				k.Purge()
 			}

@@ -162,7 +162,7 @@ func renew(next *keyshare.Manifest, old []byte, at unseal.Under) (keyring []byte
 		return nil, nil, err
 	}
 	var public []*seal.PublicKey
-	keyring, public, err = unseal.Rewrap(old, at, unseal.Under{Set: next.Set, Epoch: next.Epoch, U: u.Bytes()})
+	keyring, public, err = unseal.Rekey(old, at, unseal.Under{Set: next.Set, Epoch: next.Epoch, U: u.Bytes()})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,11 +20,11 @@ type Under struct {
 	U     []byte
 }
 
-// Rewrap wraps a keyring under another unseal key, with all its keys as they are.
+// Rekey wraps a keyring under another unseal key, with all its keys as they are.
 // Like every edit it returns the wrapped keyring and the public halves of its
 // sealing keys, oldest first, and has opened what it returns.
-func Rewrap(wrapped []byte, from, to Under) ([]byte, []*seal.PublicKey, error) {
-	return edit("rewrap keyring", wrapped, from, to, func(*keys) error { return nil })
+func Rekey(wrapped []byte, from, to Under) ([]byte, []*seal.PublicKey, error) {
+	return edit("rekey", wrapped, from, to, func(*keys) error { return nil })
 }
 
 // AddSealingKey gives a keyring one more RSA-3072 key, the last of those returned.

@@ -49,9 +49,9 @@ func openings(t *testing.T, k *unseal.Keyring, records ...*seal.Sealed) (out []b
 	return out
 }
 
-func TestRewrap(t *testing.T) {
+func TestRekey(t *testing.T) {
 	wrapped, from, to := twoKeys(t), under(), otherUnder()
-	next, public, err := unseal.Rewrap(wrapped, from, to)
+	next, public, err := unseal.Rekey(wrapped, from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestRewrap(t *testing.T) {
 
 func TestAddAndPruneSealingKey(t *testing.T) {
 	at := under()
-	first, old, err := unseal.Rewrap(twoKeys(t), at, at)
+	first, old, err := unseal.Rekey(twoKeys(t), at, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestAddAndPruneSealingKey(t *testing.T) {
 
 func TestEditRefuses(t *testing.T) {
 	wrapped, at := twoKeys(t), under()
-	_, public, err := unseal.Rewrap(wrapped, at, at)
+	_, public, err := unseal.Rekey(wrapped, at, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,9 +126,9 @@ func TestEditRefuses(t *testing.T) {
 	}{
 		{"altered", func() ([]byte, []*seal.PublicKey, error) { return unseal.AddSealingKey(altered, at) }, unseal.ErrKeyring},
 		{"no keyring", func() ([]byte, []*seal.PublicKey, error) { return unseal.AddSealingKey([]byte("x"), at) }, unseal.ErrKeyring},
-		{"of another epoch", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rewrap(wrapped, late, at) }, unseal.ErrKeyring},
-		{"under another key", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rewrap(wrapped, otherUnder(), at) }, unseal.ErrKeyring},
-		{"to a short key", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rewrap(wrapped, at, short) }, nil},
+		{"of another epoch", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rekey(wrapped, late, at) }, unseal.ErrKeyring},
+		{"under another key", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rekey(wrapped, otherUnder(), at) }, unseal.ErrKeyring},
+		{"to a short key", func() ([]byte, []*seal.PublicKey, error) { return unseal.Rekey(wrapped, at, short) }, nil},
 		{"an unknown id", func() ([]byte, []*seal.PublicKey, error) { return unseal.Prune(wrapped, at, "00") }, unseal.ErrUnknownKey},
 		{"all keys", func() ([]byte, []*seal.PublicKey, error) {
 			return unseal.Prune(wrapped, at, public[0].ID(), public[1].ID())

@@ -312,7 +312,8 @@ const (
 type CustodianClient interface {
 	// Custody returns what is in force, what is staged and how far every bridge is.
 	Custody(ctx context.Context, in *CustodianRequest, opts ...grpc.CallOption) (*CustodianState, error)
-	// Stage keeps a wrapped keyring beside the one in force. Staging the same again does nothing.
+	// Stage keeps a wrapped keyring beside the one in force, in place of one that was
+	// staged before. Staging the same again does nothing.
 	Stage(ctx context.Context, in *StageKeyringRequest, opts ...grpc.CallOption) (*StageKeyringResponse, error)
 	// Commit puts a signed manifest in force: the one compare-and-swap of a ceremony. Its
 	// version follows that of the manifest in force, and the keyring that it names is in
@@ -320,8 +321,9 @@ type CustodianClient interface {
 	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
 	// Backup streams every record of the store, sealed as it is, the custody first.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupRecord], error)
-	// Restore takes records back. Those that exist are left as they are; the custody in
-	// force is kept, so that old records open with the newest keyring.
+	// Restore takes records back. Of those that exist the newer version stays, and what
+	// was deleted stays deleted; of two custodies the newer stays in force, so that old
+	// records open with the newest keyring.
 	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[BackupRecord, RestoreResponse], error)
 }
 
@@ -404,7 +406,8 @@ type Custodian_RestoreClient = grpc.ClientStreamingClient[BackupRecord, RestoreR
 type CustodianServer interface {
 	// Custody returns what is in force, what is staged and how far every bridge is.
 	Custody(context.Context, *CustodianRequest) (*CustodianState, error)
-	// Stage keeps a wrapped keyring beside the one in force. Staging the same again does nothing.
+	// Stage keeps a wrapped keyring beside the one in force, in place of one that was
+	// staged before. Staging the same again does nothing.
 	Stage(context.Context, *StageKeyringRequest) (*StageKeyringResponse, error)
 	// Commit puts a signed manifest in force: the one compare-and-swap of a ceremony. Its
 	// version follows that of the manifest in force, and the keyring that it names is in
@@ -412,8 +415,9 @@ type CustodianServer interface {
 	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	// Backup streams every record of the store, sealed as it is, the custody first.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupRecord]) error
-	// Restore takes records back. Those that exist are left as they are; the custody in
-	// force is kept, so that old records open with the newest keyring.
+	// Restore takes records back. Of those that exist the newer version stays, and what
+	// was deleted stays deleted; of two custodies the newer stays in force, so that old
+	// records open with the newest keyring.
 	Restore(grpc.ClientStreamingServer[BackupRecord, RestoreResponse]) error
 	mustEmbedUnimplementedCustodianServer()
 }
