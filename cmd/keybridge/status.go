@@ -156,14 +156,14 @@ func (p *picture) bridges(ctx context.Context, c *client.Client, _ string, _ map
 	return nil
 }
 
-// keepersSeen are the keepers as each bridge found them when it last asked for shares;
+// keepersSeen are the keepers as each bridge found them at its last look, half a minute ago at most;
 // one that any bridge found wrong is a problem, even if that bridge had enough others.
 func (p *picture) keepersSeen(bridges []client.Node) {
 	wrong := map[string]string{}
 	for _, n := range bridges {
 		for _, k := range n.Keepers {
 			if k.State != "good" {
-				wrong[k.Name] = fmt.Sprintf("keeper %s: %s, as bridge %s found it when it asked for shares: %s", k.Name, k.State, n.Name, cmp.Or(k.Detail, k.State))
+				wrong[k.Name] = fmt.Sprintf("keeper %s: %s, as bridge %s found it: %s", k.Name, k.State, n.Name, cmp.Or(k.Detail, k.State))
 			}
 		}
 	}
@@ -194,7 +194,7 @@ func (p *picture) custody(cmd *cobra.Command, f adminFlags) error {
 	} else if err != nil {
 		return err
 	}
-	p.line("keepers", "%s", counted(len(m.Keepers), count{m.Threshold, "needed to start a bridge"}, count{p.keepers, "not good when last asked"}))
+	p.line("keepers", "%s", counted(len(m.Keepers), count{m.Threshold, "needed to start a bridge"}, count{p.keepers, "not good at the last look"}))
 	return nil
 }
 
