@@ -9,16 +9,13 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	endian "encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
-	"filippo.io/age"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -81,31 +78,7 @@ func (w *world) recover(ctx context.Context, t *testing.T) *material {
 // share is what a keeper holds, opened with its key file.
 func (w *world) share(t *testing.T, name string) []byte {
 	t.Helper()
-	key, err := os.ReadFile(filepath.Join(w.Dir, name+".key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ids, err := age.ParseIdentities(bytes.NewReader(key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(filepath.Join(w.Dir, name, "share.age"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := age.Decrypt(f, ids...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c custody
-	if err := json.Unmarshal(plain, &c); err != nil || len(c.Share) != keyshare.ShareSize {
-		t.Fatalf("share.age of %s holds something else: %v", name, err)
-	}
+	c, _ := w.openShare(t, name, filepath.Join(w.Dir, name, "share.age"))
 	return c.Share
 }
 

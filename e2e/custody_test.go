@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 
 	"keybridge/e2e/stack"
+	"keybridge/keyshare"
 )
 
 // The life of a set of shares, over four starts of one stack: with all keepers,
@@ -219,28 +220,18 @@ type custody struct {
 	Share  []byte `json:"share"`
 }
 
-// rewrite changes keeper-2's share as someone could who has its key file.
-func (w *world) rewrite(t *testing.T, path string, change func(*custody)) {
+// openShare opens a keeper's share file as someone could who has its key file, and
+// returns the keys that it was opened with.
+func (w *world) openShare(t *testing.T, keeper, path string) (c custody, ids []age.Identity) {
 	t.Helper()
-	key, err := os.ReadFile(filepath.Join(w.Dir, "keeper-2.key"))
+	key, err := os.ReadFile(filepath.Join(w.Dir, keeper+".key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := age.ParseIdentities(bytes.NewReader(key))
-	if err != nil || len(ids) != 1 {
+	if ids, err = age.ParseIdentities(bytes.NewReader(key)); err != nil || len(ids) != 1 {
 		t.Fatal("key file: ", err)
 	}
-	genuine := path + ".genuine"
-	if _, err := os.Stat(genuine); errors.Is(err, os.ErrNotExist) {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(genuine, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f, err := os.Open(genuine)
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,12 +244,29 @@ func (w *world) rewrite(t *testing.T, path string, change func(*custody)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c custody
-	if err := json.Unmarshal(plain, &c); err != nil || len(c.Share) != 33 {
-		t.Fatalf("share.age holds something else: %v", err)
+	if err := json.Unmarshal(plain, &c); err != nil || len(c.Share) != keyshare.ShareSize {
+		t.Fatalf("%s holds something else: %v", path, err)
 	}
+	return c, ids
+}
+
+// rewrite changes keeper-2's share as someone could who has its key file.
+func (w *world) rewrite(t *testing.T, path string, change func(*custody)) {
+	t.Helper()
+	genuine := path + ".genuine"
+	if _, err := os.Stat(genuine); errors.Is(err, os.ErrNotExist) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(genuine, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, ids := w.openShare(t, "keeper-2", genuine)
 	change(&c)
-	if plain, err = json.Marshal(c); err != nil {
+	plain, err := json.Marshal(c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

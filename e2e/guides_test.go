@@ -26,11 +26,18 @@ import (
 // shown. Blocks marked console are what a reader has in another terminal, or at a
 // provider; the stack stands for the former.
 func TestGuides(t *testing.T) {
+	eachGuide(t, "docs", 4, runGuide)
+}
+
+// eachGuide runs each page in a folder of the repository that has something to run, of
+// which there are so many at least.
+func eachGuide(t *testing.T, folder string, least int, run func(t *testing.T, root, script string)) {
+	t.Helper()
 	root, err := provider.ModuleRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	pages, err := filepath.Glob(filepath.Join(root, folder, "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,10 +55,10 @@ func TestGuides(t *testing.T) {
 			continue // not a guide
 		}
 		ran++
-		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) { runGuide(t, root, script) })
+		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) { run(t, root, script) })
 	}
-	if ran < 4 {
-		t.Errorf("%d guides in docs/", ran)
+	if ran < least {
+		t.Errorf("%d guides in %s", ran, folder)
 	}
 }
 
