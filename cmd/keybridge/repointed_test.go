@@ -31,7 +31,10 @@ func TestRepointed(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
 	go func() { done <- watchRepointed(ctx, records, log) }()
-	t.Cleanup(func() { cancel(); _ = <-done })
+	t.Cleanup(func() {
+		cancel()
+		<-done // its error is the context's
+	})
 
 	workspace := uuid.NewString()
 	add := func(endpoint string) *store.Connector {
