@@ -212,7 +212,7 @@ func TestKillTheControlPlane(t *testing.T) {
 				if err != nil && !errors.Is(err, errDown) {
 					t.Errorf("the first run: %v", err)
 				}
-				h.vault.down, h.vault.die = false, ""
+				h.down, h.die = false, ""
 				h.opens(t)
 				h.finish(t, v, out, err)
 			}
@@ -226,7 +226,7 @@ func TestKillTheControlPlane(t *testing.T) {
 					kill(t, func(h *house) func(ceremony.Step) error {
 						return func(ceremony.Step) error {
 							n++
-							h.vault.down = n > i
+							h.down = n > i
 							return nil
 						}
 					})
@@ -235,7 +235,7 @@ func TestKillTheControlPlane(t *testing.T) {
 			for _, when := range []string{"before", "after"} {
 				t.Run(when+" the change", func(t *testing.T) {
 					kill(t, func(h *house) func(ceremony.Step) error {
-						h.vault.die = when
+						h.die = when
 						return nil
 					})
 				})
