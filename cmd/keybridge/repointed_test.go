@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -33,7 +34,9 @@ func TestRepointed(t *testing.T) {
 	go func() { done <- watchRepointed(ctx, records, log) }()
 	t.Cleanup(func() {
 		cancel()
-		<-done // its error is the context's
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	})
 
 	workspace := uuid.NewString()
