@@ -33,7 +33,7 @@ test: check ## all that CI runs: check, then real Envoy, keepers, providers and 
 check: envoy gen-check lint unit ## format, vet, lint, generated files, unit tests with -race
 
 # The race detector needs a C compiler; without one the tests run all the same. Ceremonies,
-# which are killed at every step, make some hundred RSA keys: with it that takes a quarter of an hour.
+# which are killed at every step, make some hundred RSA keys: with it that takes many minutes.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
 
 unit: envoy tools
