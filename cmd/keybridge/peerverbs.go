@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"keybridge/keyshare"
 	"keybridge/keyshare/ceremony"
 	"keybridge/keyshare/identity"
 )
@@ -73,8 +75,28 @@ func revokePeerCommand(role identity.Role) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	return newCeremonyCommand(cmd, "revoked", role == identity.RoleControl, func(ctx context.Context, d *desk, args []string) (*ceremony.Outcome, error) {
-		return d.Revoke(ctx, role, args[0])
+		out, err := d.Revoke(ctx, role, args[0])
+		if err == nil && out.Resumed {
+			// Revoked by an earlier run, or never listed: a wrong name must not pass for the former.
+			d.print.step(ceremony.Step{Step: "note", Detail: fmt.Sprintf("no %s %s is listed; listed are: %s",
+				peerWord(role), args[0], strings.Join(enrolledNames(d.Trust.Manifest(), role), ", "))})
+		}
+		return out, err
 	})
+}
+
+// enrolledNames are the names of a role in a manifest.
+func enrolledNames(m *keyshare.Manifest, role identity.Role) (names []string) {
+	if role == identity.RoleControl {
+		for _, c := range m.ControlPlanes {
+			names = append(names, c.Name)
+		}
+		return names
+	}
+	for _, b := range m.Bridges {
+		names = append(names, b.Name)
+	}
+	return names
 }
 
 func peerWord(role identity.Role) string {
