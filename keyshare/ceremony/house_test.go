@@ -131,7 +131,7 @@ func newHouse(t *testing.T, n, threshold int) *house {
 		for _, f := range files {
 			fatal(t, os.Chmod(filepath.Join(dir, name, f.Name()), 0o600))
 		}
-		k := &keepertest.Keeper{Name: name, Addr: freeAddr(t), Config: keeper.Config{
+		k := &keepertest.Keeper{Name: name, Addr: keepertest.FreeAddr(t), Config: keeper.Config{
 			Dir: filepath.Join(dir, name), Lock: p.lock(t, i), Root: p.result.RootPublic, Logger: slog.New(slog.DiscardHandler),
 		}}
 		k.Start(t)
@@ -139,14 +139,6 @@ func newHouse(t *testing.T, n, threshold int) *house {
 		h.keepers = append(h.keepers, k)
 	}
 	return h
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	fatal(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func fatal(t *testing.T, err error) {

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	random "math/rand/v2"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,7 +87,7 @@ func New(t testing.TB, n, threshold int) *Site {
 // Keeper makes one more keeper, which has enrolled and is in no manifest.
 func (s *Site) Keeper(t testing.TB, name string) *Keeper {
 	t.Helper()
-	k := &Keeper{Name: name, Addr: freeAddr(t), KeyFile: filepath.Join(s.dir, name+".lock")}
+	k := &Keeper{Name: name, Addr: FreeAddr(t), KeyFile: filepath.Join(s.dir, name+".lock")}
 	fatal(t, keeper.CreateKeyFile(k.KeyFile))
 	lock, err := keeper.KeyFileLock(k.KeyFile)
 	fatal(t, err)
@@ -237,13 +239,26 @@ func enrol(t testing.TB, id *identity.Identity) identity.Enrolment {
 	return e
 }
 
-// freeAddr is a loopback address that nobody listens at.
-func freeAddr(t testing.TB) string {
+// given are the ports that FreeAddr has handed out in this process.
+var given sync.Map
+
+// FreeAddr is a loopback address that nobody listens at, and that stays free while a
+// keeper is down: below the ports that the kernel hands out by itself, to whoever
+// listens at port 0 or connects (ip(7), ip_local_port_range: 32768 and up).
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	fatal(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+random.N(20000)) //nolint:gosec // a port, nothing to guess
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 func fatal(t testing.TB, err error) {
