@@ -117,7 +117,9 @@ func (c *control) run(ctx context.Context, id *identity.Identity) error {
 	}
 	custody := rec.(*store.Custody)
 	if _, err := c.trust.Update(custody.Manifest); errors.Is(err, identity.ErrStale) {
-		return fmt.Errorf("the store was rolled back, who was revoked since would be let in again: start with the newest store, and take what is missing there from the backup with \"keybridge restore\": %w", err)
+		// The newer one, which this process has seen, stays in force: who was revoked since
+		// is still refused. Bridges and keepers do not take the older one either.
+		slog.Error("the store was rolled back: bring back what is missing with \"keybridge restore\"", "error", err)
 	} else if err != nil {
 		return fmt.Errorf("manifest in the store: %w", err)
 	}
