@@ -15,6 +15,14 @@ import (
 type callbacks struct {
 	server  *Server
 	tracker *tracker
+	gone    func() // or nil
+}
+
+func (c *callbacks) closed(key streamKey) {
+	c.tracker.closed(key)
+	if c.gone != nil {
+		c.gone()
+	}
 }
 
 func (c *callbacks) open(ctx context.Context, key streamKey) error {
@@ -47,7 +55,7 @@ func (c *callbacks) OnDeltaStreamOpen(ctx context.Context, id int64, _ string) e
 
 // OnDeltaStreamClosed implements delta.Callbacks.
 func (c *callbacks) OnDeltaStreamClosed(id int64, _ *corev3.Node) {
-	c.tracker.closed(streamKey{id: id})
+	c.closed(streamKey{id: id})
 }
 
 // OnStreamDeltaRequest implements delta.Callbacks.
@@ -73,7 +81,7 @@ func (c *callbacks) OnStreamOpen(ctx context.Context, id int64, _ string) error 
 
 // OnStreamClosed implements sotw.Callbacks.
 func (c *callbacks) OnStreamClosed(id int64, _ *corev3.Node) {
-	c.tracker.closed(streamKey{sotw: true, id: id})
+	c.closed(streamKey{sotw: true, id: id})
 }
 
 // OnStreamRequest implements sotw.Callbacks.

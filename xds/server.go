@@ -52,6 +52,8 @@ type Config struct {
 	// Authorize names the peer of a new stream and the group that it sees. An
 	// error refuses the stream (PermissionDenied, unless it is a gRPC status).
 	Authorize func(ctx context.Context) (node, group string, err error)
+	// Gone, if set, is told that a stream has ended and Status says so.
+	Gone func()
 	// Log gets rejections and refused peers; nil discards.
 	Log *slog.Logger
 }
@@ -118,7 +120,7 @@ func NewServer(cfg Config) (*Server, error) {
 		groups:    make(map[string]*group),
 	}
 	s.status = newTracker(s.prefix, log)
-	cb := &callbacks{server: s, tracker: s.status}
+	cb := &callbacks{server: s, tracker: s.status, gone: cfg.Gone}
 	s.delta = deltav3.NewServer(ctx, (*caches)(s), cb)
 	s.sotw = sotwv3.NewServer(ctx, (*caches)(s), cb)
 	return s, nil

@@ -155,6 +155,7 @@ func New(cfg Config) (*Bridge, error) {
 	b.ads, err = xds.NewServer(xds.Config{
 		Types:     xds.EnvoyTypes(),
 		Authorize: func(context.Context) (node, group string, err error) { return envoyNode, envoyNode, nil },
+		Gone:      b.tell, // an Envoy that is gone is reported at once
 		Log:       cfg.Logger,
 	})
 	return b, err
