@@ -49,8 +49,7 @@ printed fingerprint with the operator over a channel that you trust.`,
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\nfingerprint %s\nenrolment   %s\n", e.Role, e.Name, e.Fingerprint(), filepath.Join(*dir, enrolmentFile))
-		return err
+		return printEnrolment(cmd, e, *dir)
 	}
 	return cmd
 }
@@ -75,9 +74,19 @@ func enrol(role identity.Role, name, dir string, lock keeper.Lock) (e identity.E
 	if err != nil {
 		return e, err
 	}
+	return e, writeEnrolment(dir, e)
+}
+
+func writeEnrolment(dir string, e identity.Enrolment) error {
 	raw, err := json.Marshal(e) // the canonical encoding: ParseEnrolment takes no other
 	if err != nil {
-		return e, err
+		return err
 	}
-	return e, identity.WritePrivate(filepath.Join(dir, enrolmentFile), raw)
+	return identity.WritePrivate(filepath.Join(dir, enrolmentFile), raw)
+}
+
+// printEnrolment says what the operator is to be told, and where the file is.
+func printEnrolment(cmd *cobra.Command, e identity.Enrolment, dir string) error {
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\nfingerprint %s\nenrolment   %s\n", e.Role, e.Name, e.Fingerprint(), filepath.Join(dir, enrolmentFile))
+	return err
 }

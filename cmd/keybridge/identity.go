@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,8 +35,7 @@ fingerprint with the operator over a channel that you trust. Run again it change
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\nfingerprint %s\nenrolment   %s\n", e.Role, e.Name, e.Fingerprint(), filepath.Join(*dir, enrolmentFile))
-		return err
+		return printEnrolment(cmd, e, *dir)
 	}
 	return cmd
 }
@@ -64,8 +62,5 @@ func rotate(dir string) (e identity.Enrolment, err error) {
 	if e, err = next.Enrolment(old.Recipient); err != nil {
 		return e, err
 	}
-	if raw, err = json.Marshal(e); err != nil {
-		return e, err
-	}
-	return e, identity.WritePrivate(filepath.Join(dir, enrolmentFile), raw)
+	return e, writeEnrolment(dir, e)
 }
