@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 
 	"keybridge/extproc/credential"
 	"keybridge/keyshare/lockedmem"
@@ -192,12 +191,11 @@ func (b *Bridge) openRecords(ctx context.Context) error {
 	for b.records.waitSlow(ctx) {
 		keyring := b.keyring.Load()
 		err := keyring.Window(ctx, func(w *unseal.Window) error {
-			var openers sync.WaitGroup
+			openers, _ := newGroup(ctx) // none of them fails
 			for range runtime.GOMAXPROCS(0) {
-				openers.Go(func() { b.openSlow(w) })
+				openers.Go(func() error { b.openSlow(w); return nil })
 			}
-			openers.Wait()
-			return nil
+			return openers.Wait()
 		})
 		if err != nil && (!errors.Is(err, unseal.ErrPurged) || keyring == b.keyring.Load()) {
 			return fmt.Errorf("keyring: %w", err)
