@@ -64,8 +64,13 @@ func (x *exchange) set(name, value string) {
 	x.used++
 }
 
-func (x *exchange) forward(d *Decision) *extprocv3.ProcessingResponse {
+// forward is the answer by which a request goes on; once says that it is not to be
+// tried again.
+func (x *exchange) forward(d *Decision, once bool) *extprocv3.ProcessingResponse {
 	x.set(ClusterHeader, d.Cluster)
+	if once {
+		x.set(OnceHeader, "1")
+	}
 	x.set(":authority", d.Authority)
 	if d.Path != "" {
 		x.set(":path", d.Path)

@@ -156,7 +156,7 @@ func (b *body) release() {
 
 // sendHeld answers the headers and passes on what was held.
 func (c *call) sendHeld(d *Decision, b *body) error {
-	if err := c.stream.Send(c.x.forward(d)); err != nil {
+	if err := c.stream.Send(c.x.forward(d, true)); err != nil {
 		return err
 	}
 	if err := c.pass(b.held, b.complete); err != nil || b.complete {

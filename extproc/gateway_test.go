@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,8 @@ type scribe struct {
 	// revoked are keys that it refuses.
 	revoked sync.Map
 	asked   atomic.Int64 // calls with a body
+	// rewriters are those of /rewrite that are not closed.
+	rewriters atomic.Int64
 }
 
 func (*scribe) Name() string { return "scribe" }
@@ -58,7 +61,12 @@ func (p *scribe) Decide(_ time.Time, r *extproc.Request) (*extproc.Decision, *ex
 		r.State = new(int)
 		return nil, extproc.NeedBody
 	}
-	return p.forward(r), nil
+	d := p.forward(r)
+	if strings.HasPrefix(r.Path, "/rewrite") && !r.EndOfStream {
+		p.rewriters.Add(1)
+		d.Rewriter = &shout{p: p}
+	}
+	return d, nil
 }
 
 func (p *scribe) DecideBody(_ time.Time, r *extproc.Request, body []byte, complete bool) (*extproc.Decision, *extproc.Error) {
@@ -258,11 +266,32 @@ type upstream struct {
 	bytes    atomic.Int64  // of bodies
 	cut      atomic.Int64  // requests that ended before their time
 	release  chan struct{} // lets /held and /slow go
+
+	refuse  atomic.Bool  // every connection
+	refused atomic.Int64 // connections
+}
+
+// refusing is a listener whose connections end at once while u.refuse is set.
+type refusing struct {
+	net.Listener
+	u *upstream
+}
+
+func (l refusing) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || !l.u.refuse.Load() {
+			return c, err
+		}
+		l.u.refused.Add(1)
+		_ = c.Close()
+	}
 }
 
 func startUpstream(t *testing.T) *upstream {
 	u := &upstream{release: make(chan struct{})}
 	u.Server = httptest.NewUnstartedServer(http.HandlerFunc(u.serve))
+	u.Listener = refusing{u.Listener, u}
 	u.EnableHTTP2 = true
 	u.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 5000} // or Envoy is refused some, and retries but a few
 	u.StartTLS()
@@ -336,6 +365,7 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("x-length", strconv.FormatInt(r.ContentLength, 10))
 	w.Header().Set("x-trailer-seen", r.Trailer.Get("x-sum"))
 	w.Header().Set("x-authorization", r.Header.Get("authorization"))
+	w.Header().Set("x-once", r.Header.Get(extproc.OnceHeader))
 	if r.URL.Path == "/trailers" || r.URL.Path == "/body/trailers" {
 		w.Header().Set("trailer", "x-after")
 		defer w.Header().Set("x-after", "trailer")

@@ -131,6 +131,9 @@ type Decision struct {
 	// asks about. It outlives the request (an index's own string). Empty for a
 	// request that no revocation ends.
 	Key string
+	// Rewriter sees the body on its way to the provider. Only a Protocol's Decide may
+	// set it, for a request that has a body. It is closed, whatever becomes of the request.
+	Rewriter BodyRewriter
 
 	memory []byte
 	full   [][]byte
@@ -167,6 +170,9 @@ func (d *Decision) Bytes(parts ...[]byte) string {
 const maxKept = 16 << 10
 
 func (d *Decision) reset() {
+	if d.Rewriter != nil { // of a decision that was not used
+		d.Rewriter.Close()
+	}
 	clear(d.memory)
 	for _, m := range d.full {
 		clear(m)

@@ -25,7 +25,7 @@ func TestDecisionMemory(t *testing.T) {
 	if secret != "Bearer secret" {
 		t.Errorf("got %q", secret)
 	}
-	x.forward(d)
+	x.forward(d, false)
 	x.release()
 	for _, s := range append(got, secret) {
 		if strings.Trim(s, "\x00") != "" {

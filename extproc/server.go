@@ -19,6 +19,10 @@ import (
 // strips it from client requests and does not send it to providers.
 const ClusterHeader = "x-keybridge-cluster"
 
+// OnceHeader tells Envoy to forward a request without trying again: its body passes
+// the bridge. Envoy treats it like ClusterHeader.
+const OnceHeader = "x-keybridge-once"
+
 // Options of a Server; the zero value is right.
 type Options struct {
 	// Logger gets panics as errors and what the bridge answers itself at debug level. Default: slog.Default.
@@ -30,12 +34,15 @@ type Options struct {
 	// MaxBody is how many bytes of a body are held at most while a BodyDecider
 	// makes up its mind. Default: 8 MiB.
 	MaxBody int
-	// MaxHeld bounds what is held of all bodies together; beyond it requests that
-	// would need more are refused as Unavailable. Default: 512 MiB.
+	// MaxHeld bounds what is held of all bodies together, those that are rewritten
+	// too; beyond it requests that would need more are refused as Unavailable. Default: 512 MiB.
 	MaxHeld int64
 	// BodyTimeout bounds how long that may take from the request's headers on.
 	// Default: 30 s.
 	BodyTimeout time.Duration
+	// RewriteTimeout bounds how long nothing may go on of a body that has a
+	// BodyRewriter. Default: 5 min, as Envoy's S3 listener waits for a client.
+	RewriteTimeout time.Duration
 	// Observer is told of every decision. Default: nobody.
 	Observer Observer
 }
@@ -45,7 +52,8 @@ type Options struct {
 type Observer interface {
 	// Decided tells the protocol's name and the Reason of the Error, "" for a
 	// request that went on; took is what deciding took, without waiting for a body.
-	// A request that ended before it was decided is not told.
+	// A request that ended before it was decided is not told; one whose body proves
+	// wrong after it went on is told again, with that Reason.
 	Decided(protocol, reason string, took time.Duration)
 }
 
@@ -81,6 +89,9 @@ func NewServer(protocols map[string]Protocol, opts Options) *Server {
 	if opts.BodyTimeout == 0 {
 		opts.BodyTimeout = 30 * time.Second
 	}
+	if opts.RewriteTimeout == 0 {
+		opts.RewriteTimeout = 5 * time.Minute
+	}
 	return &Server{protocols: protocols, opts: opts}
 }
 
@@ -115,6 +126,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	return nil
 }
+
+// Held is how many bytes of bodies are held now.
+func (s *Server) Held() int64 { return s.held.Load() }
 
 func (s *Server) protocol(ctx context.Context) Protocol {
 	if v := metadata.ValueFromIncomingContext(ctx, ":authority"); len(v) == 1 {

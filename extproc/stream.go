@@ -18,6 +18,7 @@ var (
 	errFirst      = status.Error(codes.InvalidArgument, "the first message is not request headers")
 	errNoHeaders  = status.Error(codes.InvalidArgument, "the request headers carry no or repeated pseudo-headers")
 	errUnexpected = status.Error(codes.InvalidArgument, "a message that cannot come here")
+	errRefused    = errors.New("the client has its answer")
 	errEnded      = status.Error(codes.Aborted, "the stream ended within the request")
 	errServer     = status.Error(codes.Internal, "the stream was not accepted by Serve")
 )
@@ -34,6 +35,8 @@ type call struct {
 	ends uint64
 	took time.Duration
 	open *openRequest // once the request went on, if its key can be revoked
+	// rewriting is set if the protocol rewrites the body.
+	rewriting *rewriting
 }
 
 // Process serves one stream. It returns nil only where Envoy has no more to ask:
@@ -68,10 +71,16 @@ func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error
 	if c.open != nil {
 		defer s.open.remove(c.open)
 	}
-	if err != nil || (c.open == nil && !more) {
-		return err
+	if c.rewriting != nil {
+		defer c.rewriting.close(s)
 	}
-	return c.follow(more)
+	if err == nil && (c.open != nil || more) {
+		err = c.follow(more)
+	}
+	if errors.Is(err, errRefused) {
+		return nil
+	}
+	return err
 }
 
 // answer decides and sends the answer. It returns whether Envoy will send more of
@@ -88,11 +97,14 @@ func (c *call) answer() (more bool, err error) {
 	if refusal == NeedBody {
 		return c.answerBody()
 	}
+	if refusal == nil && decision.Rewriter != nil {
+		return c.answerRewritten(decision)
+	}
 	c.server.tell(c.protocol, refusal, c.took)
 	if refusal != nil {
 		return false, c.stream.Send(c.x.refuse(refusal))
 	}
-	return false, c.stream.Send(c.x.forward(decision))
+	return false, c.stream.Send(c.x.forward(decision, false))
 }
 
 // decide asks the protocol: about the headers, or, with b, about what has arrived
@@ -151,6 +163,13 @@ func (c *call) follow(more bool) error {
 		case *extprocv3.ProcessingRequest_RequestBody:
 			if !more {
 				return errUnexpected
+			}
+			if c.rewriting != nil {
+				var err error
+				if more, err = c.rewritten(); err != nil {
+					return err
+				}
+				continue
 			}
 			more = !m.RequestBody.GetEndOfStream()
 			if err := c.pass(m.RequestBody.GetBody(), !more); err != nil {

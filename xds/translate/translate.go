@@ -17,6 +17,10 @@ import (
 // ClusterHeader is the request header by which the bridge chooses the cluster.
 const ClusterHeader = "x-keybridge-cluster"
 
+// OnceHeader is the request header by which the bridge forbids a second attempt: the
+// request's body passes the bridge, once.
+const OnceHeader = "x-keybridge-once"
+
 // ExtProcCluster is the cluster of the bridge's ext_proc socket.
 const ExtProcCluster = "keybridge_extproc"
 
