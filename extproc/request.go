@@ -225,7 +225,8 @@ type BodyDecider interface {
 	DecideBody(now time.Time, r *Request, body []byte, complete bool) (*Decision, *Error)
 	// TooLarge refuses a body of which Options.MaxBody bytes did not suffice.
 	TooLarge() *Error
-	// TooSlow refuses a body that did not arrive within Options.BodyTimeout, status 408.
+	// TooSlow refuses a body that did not arrive within Options.BodyTimeout: 408, or 400
+	// where the protocol has no such status.
 	TooSlow() *Error
 }
 

@@ -89,7 +89,7 @@ func TestServesWhatItOpened(t *testing.T) {
 	w.addOne(t)
 	w.start(t)
 	key := w.awaitKey(t, func(k *grant.Key) bool { return k != nil })
-	c := key.Repository().Buckets["photos"]
+	c := key.Repository().Buckets["photos"].Connector
 	if c == nil || c.Authority != "s3.example.com" || c.Cluster == "" {
 		t.Fatalf("connector = %+v", c)
 	}
@@ -139,7 +139,7 @@ func TestBindingMovesTheConnector(t *testing.T) {
 	w.start(t)
 	at := func(authority string) func(*grant.Key) bool {
 		return func(k *grant.Key) bool {
-			return k != nil && k.Repository().Buckets["photos"] != nil && k.Repository().Buckets["photos"].Authority == authority
+			return k != nil && k.Repository().Buckets["photos"].Connector != nil && k.Repository().Buckets["photos"].Authority == authority
 		}
 	}
 	old := w.awaitKey(t, at("s3.example.com")).Repository().Buckets["photos"].Cluster
@@ -198,7 +198,7 @@ func TestLeftOutAndNamed(t *testing.T) {
 			attack: func(t *testing.T, w *world, o one) {
 				w.put(t, o.credential("http", "169.254.169.254", 80, 2))
 			},
-			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"] == nil },
+			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector == nil },
 			named: "--allow-endpoint",
 		},
 		{
@@ -208,7 +208,7 @@ func TestLeftOutAndNamed(t *testing.T) {
 				w.put(t, foreign.credential("https", "s3.example.com", 443, 1))
 				w.setConnector(o, foreign.connector)
 			},
-			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"] == nil },
+			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector == nil },
 			named: "workspace",
 		},
 		{
@@ -219,7 +219,7 @@ func TestLeftOutAndNamed(t *testing.T) {
 					Bucket: "photos", CredentialId: o.connector, CaCertificates: []byte("-----BEGIN CERTIFICATE-----\n"),
 				})
 			},
-			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"] == nil },
+			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector == nil },
 			named: "CA certificates",
 		},
 	}
@@ -229,7 +229,7 @@ func TestLeftOutAndNamed(t *testing.T) {
 			o := w.addOne(t)
 			w.start(t)
 			w.awaitKey(t, func(k *grant.Key) bool {
-				return k != nil && k.Repository().Buckets["photos"] != nil
+				return k != nil && k.Repository().Buckets["photos"].Connector != nil
 			})
 			tt.attack(t, w, o)
 			w.awaitKey(t, tt.gone)

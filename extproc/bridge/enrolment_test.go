@@ -101,6 +101,6 @@ func TestEnrolledAgainUnsealsAgain(t *testing.T) {
 	w.decree(t, func(m *keyshare.Manifest) { m.Bridges[0].NotAfter = &past })
 	w.await(t, func() bool { return w.bridge.State() == bridge.Sealed && w.live.Load() == nil })
 	w.decree(t, func(m *keyshare.Manifest) {})
-	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"] != nil })
+	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector != nil })
 	w.await(t, func() bool { return w.bridge.State() == bridge.Ready })
 }

@@ -162,7 +162,7 @@ func TestNameThatResolvesToLoopbackIsLeftOut(t *testing.T) {
 	w.allow = nil
 	o := w.addOne(t)
 	w.start(t)
-	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"] == nil })
+	w.awaitKey(t, func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector == nil })
 	w.await(t, func() bool {
 		s := w.status(o.connector)
 		return s != nil && !s.Online && strings.Contains(s.Message, "resolves to an address that is not allowed") &&

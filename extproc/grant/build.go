@@ -40,8 +40,8 @@ type RepositoryInput struct {
 	AI        []string
 }
 
-// StorageInput is one storage connector of a repository. A Folder is not enforced
-// yet, so a connector with one is left out.
+// StorageInput is one storage connector of a repository; Folder as in [Bucket]. The
+// connector is left out if its folder is none that a protocol could hold keys to.
 type StorageInput struct {
 	Connector string
 	Folder    string
@@ -209,19 +209,21 @@ func (b *resources) repository(in *RepositoryInput) {
 		c := find(s.Connector, true)
 		switch {
 		case c == nil:
-		case s.Folder != "":
-			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": folders are not supported yet")
+		case s.Folder != "" && c.Bucket == AllBuckets:
+			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": a folder needs one bucket, not an account")
+		case s.Folder != "" && !validFolder(s.Folder):
+			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": its folder is not valid")
 		case c.Bucket == AllBuckets && r.Account != nil:
 			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": the repository has an account connector already")
 		case c.Bucket == AllBuckets:
 			r.Account = c
-		case r.Buckets[c.Bucket] != nil:
+		case r.Buckets[c.Bucket].Connector != nil:
 			b.problem("repository", in.ID, in.Workspace, "connector "+s.Connector+": the repository has its bucket already")
 		default:
 			if r.Buckets == nil {
-				r.Buckets = make(map[string]*Connector, len(in.Storage))
+				r.Buckets = make(map[string]Bucket, len(in.Storage))
 			}
-			r.Buckets[c.Bucket] = c
+			r.Buckets[c.Bucket] = Bucket{c, s.Folder}
 		}
 	}
 	for _, id := range in.AI {

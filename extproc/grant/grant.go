@@ -111,11 +111,18 @@ type Repository struct {
 	Workspace string
 	Name      string
 	Disabled  bool
-	Buckets   map[string]*Connector // by the provider's bucket name
-	Account   *Connector            // the one connector of AllBuckets, nil if there is none
-	AI        []*Connector          // in the repository's order
+	Buckets   map[string]Bucket // by the provider's bucket name
+	Account   *Connector        // the one connector of AllBuckets, nil if there is none
+	AI        []*Connector      // in the repository's order
 
 	gone bool
+}
+
+// Bucket is a bucket of a repository: its connector, and the folder that limits the
+// repository to the keys that begin with it. It ends in a slash; empty: no limit.
+type Bucket struct {
+	*Connector
+	Folder string
 }
 
 // AllBuckets is the bucket of an account connector: any bucket that its credential

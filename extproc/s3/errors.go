@@ -93,7 +93,19 @@ var (
 		"BucketAlreadyOwnedByYou", 409,
 		"Your previous request to create the named bucket succeeded and you already own it.", "bucket_owned",
 	}
+	failDelete = failure{
+		"NotImplemented", 501,
+		"With this key the body of DeleteObjects must be plain UTF-8: no chunks, trailer, content encoding or other charset.", "delete_encoding",
+	}
+	failXML      = failure{"MalformedXML", 400, "The XML you provided was not well-formed or did not validate against our published schema", "malformed_xml"}
+	failMismatch = failure{"XAmzContentSHA256Mismatch", 400, "The provided 'x-amz-content-sha256' header does not match what was computed.", "payload_mismatch"}
+	failTooLarge = failure{"MaxMessageLengthExceeded", 400, "Your request was too large.", "body_too_large"}
+	failTooSlow  = failure{
+		"RequestTimeout", 400,
+		"Your socket connection to the server was not read from or written to within the timeout period.", "body_too_slow",
+	}
 	failBucket    = failure{"AccessDenied", 403, "Access Denied", "foreign_bucket"}
+	failFolder    = failure{"AccessDenied", 403, "Access Denied", "outside_folder"}
 	failForbidden = failure{"AccessDenied", 403, "Access Denied", "forbidden"}
 )
 

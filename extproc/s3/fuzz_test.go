@@ -205,14 +205,14 @@ func FuzzParseCopySource(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		var s, again scratch
-		bucket, ok := s.parseCopySource(raw)
+		bucket, key, ok := s.parseCopySource(raw)
 		if !ok {
 			return
 		}
 		// The canonical form means the same and is its own canonical form.
 		canonical := string(s.source)
-		b, ok := again.parseCopySource(canonical)
-		if !ok || b != bucket || string(again.source) != canonical {
+		b, k, ok := again.parseCopySource(canonical)
+		if !ok || b != bucket || k != key || string(again.source) != canonical {
 			t.Fatalf("%q: %q of %s, then %q of %s", raw, canonical, bucket, again.source, b)
 		}
 		// An independent reading of it: the path of a URL.
@@ -220,8 +220,8 @@ func FuzzParseCopySource(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", canonical, err)
 		}
-		if first, key, _ := strings.Cut(u.Path[1:], "/"); first != bucket || key == "" {
-			t.Fatalf("%q is bucket %q, not %q", canonical, first, bucket)
+		if first, path, _ := strings.Cut(u.Path[1:], "/"); first != bucket || path != key {
+			t.Fatalf("%q is %q in bucket %q, not %q in %q", canonical, path, first, key, bucket)
 		}
 		if clean := u.JoinPath().Path; bucket != "" && clean != "/"+bucket && !strings.HasPrefix(clean, "/"+bucket+"/") {
 			t.Fatalf("%q leaves the bucket when cleaned: %q", raw, clean)

@@ -18,6 +18,9 @@ type operation struct {
 	all bool
 	// config needs ADMIN and a connector that allows bucket configuration.
 	config bool
+	// keyless operations tell and change nothing of keys: the only ones on a bucket,
+	// beside lists and DeleteObjects, where a repository is limited to a folder of it.
+	keyless bool
 	// named is the answer where the bucket has a connector of its own, once the key's
 	// access was checked. An account connector lets ADMIN keys do it.
 	named *failure
@@ -59,8 +62,8 @@ var operations = []operation{
 	{name: "CreateMultipartUpload", method: "POST", object: true, must: pUploads, by: write},
 	{name: "CompleteMultipartUpload", method: "POST", object: true, must: pUploadID, by: write},
 	{name: "AbortMultipartUpload", method: "DELETE", object: true, must: pUploadID, by: write},
-	{name: "HeadBucket", method: "HEAD", by: either},
-	{name: "GetBucketLocation", method: "GET", must: pLocation, by: either},
+	{name: "HeadBucket", method: "HEAD", keyless: true, by: either},
+	{name: "GetBucketLocation", method: "GET", must: pLocation, keyless: true, by: either},
 	{name: "ListParts", method: "GET", object: true, must: pUploadID, may: pMaxParts | pPartNumberMarker, by: either},
 	{name: "ListMultipartUploads", method: "GET", must: pUploads, may: pListing | pKeyMarker | pUploadIDMarker | pMaxUploads, by: either},
 	{name: "ListObjectVersions", method: "GET", must: pVersions, may: pListing | pKeyMarker | pVersionIDMarker | pMaxKeys, by: read},

@@ -32,7 +32,7 @@ type Protocol struct {
 	domains domains
 }
 
-var _ extproc.Protocol = (*Protocol)(nil)
+var _ extproc.BodyDecider = (*Protocol)(nil)
 
 // New answers with the keys and connectors of live.
 func New(live *grant.Live, opts Options) *Protocol {
@@ -47,6 +47,12 @@ func (*Protocol) Unavailable() *extproc.Error { return failSealed.answer(nil) }
 
 // Decide verifies, authorises and signs one request.
 func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision, *extproc.Error) {
+	return p.decide(now, r, nil, r.EndOfStream)
+}
+
+// decide is Decide. The body, and whether it is there, matters to DeleteObjects in a
+// folder alone.
+func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, complete bool) (*extproc.Decision, *extproc.Error) {
 	index := p.live.Load()
 	if index == nil {
 		return nil, failSealed.answer(r)
@@ -87,6 +93,11 @@ func (p *Protocol) Decide(now time.Time, r *extproc.Request) (*extproc.Decision,
 		return nil, f.answer(r)
 	case c == nil:
 		return nil, s.listBuckets(key.Repository(), r)
+	}
+	if s.folder != "" {
+		if e := s.confineDelete(r, body, complete); e != nil {
+			return nil, e
+		}
 	}
 	d, f := s.sign(now, c, r)
 	if f != nil {
@@ -167,6 +178,7 @@ type scratch struct {
 	hoisted []extproc.Header
 	query   query
 	target  target
+	folder  string // that the body of DeleteObjects is held to; empty: it is not read
 	same    bool   // path and query are what the provider gets
 	amz     []span // of the client's canonical headers
 	covered marks
@@ -188,7 +200,7 @@ func (s *scratch) release() {
 	}
 	clear(s.drop)
 	clear(s.hoisted)
-	s.target, s.covered, s.found = target{}, marks{}, found{}
+	s.target, s.covered, s.found, s.folder = target{}, marks{}, found{}, ""
 	s.amz, s.drop, s.hoisted, s.text = s.amz[:0], s.drop[:0], s.hoisted[:0], s.text[:0]
 	scratches.Put(s)
 }
@@ -286,13 +298,13 @@ func (s *scratch) payloadHash(presigned bool) *failure {
 	value := s.found.payload.value
 	switch {
 	case presigned && s.found.payload.lines == 0:
-		s.found.payload.value = "UNSIGNED-PAYLOAD"
+		s.found.payload.value = unsignedPayload
 		return nil
 	case s.found.payload.lines == 0:
 		return &failNoHash
 	case s.found.payload.lines > 1:
 		return &failRepeated
-	case value == "UNSIGNED-PAYLOAD", value == "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hexDigits(value, 64):
+	case value == unsignedPayload, value == "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hexDigits(value, 64):
 		return nil
 	case strings.HasPrefix(value, "STREAMING-"):
 		return &failStreaming
@@ -350,7 +362,7 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 		return key.Repository().Account, nil
 	}
 	repository := key.Repository()
-	c := repository.Storage(s.target.bucket)
+	c, folder := repository.Storage(s.target.bucket)
 	switch {
 	case c == nil:
 		return nil, &failBucket
@@ -362,6 +374,11 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 		return nil, &failForbidden
 	case (s.found.config || o.config) && !c.AllowBucketConfiguration:
 		return nil, &failForbidden
+	}
+	if folder != "" {
+		if f := s.confine(o, folder); f != nil {
+			return nil, f
+		}
 	}
 	if copies {
 		return c, s.authoriseCopy(repository, c)

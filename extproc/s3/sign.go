@@ -11,6 +11,8 @@ import (
 const (
 	sessionToken  = "x-amz-security-token" //nolint:gosec // a header's name
 	payloadHeader = "x-amz-content-sha256"
+
+	unsignedPayload = "UNSIGNED-PAYLOAD"
 )
 
 // sign prepares the verified request for the connector's provider: host and the
