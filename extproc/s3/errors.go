@@ -74,10 +74,24 @@ var (
 		"SignatureDoesNotMatch", 403,
 		"The request signature we calculated does not match the signature you provided. Check your key and signing method.", "bad_signature",
 	}
-	failNotSigned  = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
-	failNoHash     = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
-	failHash       = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
-	failStreaming  = failure{"NotImplemented", 501, "Signed chunks are not implemented. Use UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or the sha256 of the payload.", "signed_chunks"}
+	failNotSigned    = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
+	failNoHash       = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
+	failHash         = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
+	failStreaming    = failure{"NotImplemented", 501, "This form of streaming is not implemented. Sign with AWS4-HMAC-SHA256, and a streamed body in the Authorization header.", "streaming"}
+	failNoLength     = failure{"MissingContentLength", 411, "You must provide the x-amz-decoded-content-length HTTP header.", "no_decoded_length"}
+	failLength       = failure{"InvalidArgument", 400, "x-amz-decoded-content-length is not a number of bytes.", "decoded_length"}
+	failIncomplete   = failure{"IncompleteBody", 400, "The request body terminated unexpectedly", "malformed_chunks"}
+	failChunksLength = failure{
+		"IncompleteBody", 400,
+		"You did not provide the number of bytes specified by the x-amz-decoded-content-length HTTP header", "chunks_length",
+	}
+	failChunkSize     = failure{"InvalidChunkSizeError", 403, "Only the last chunk is allowed to have a size less than 8192 bytes", "chunk_size"}
+	failChunkTooLarge = failure{"InvalidRequest", 400, "A signed chunk of more than 8388608 bytes is not supported here.", "chunk_too_large"}
+	failTrailerName   = failure{"InvalidRequest", 400, "The value specified in the x-amz-trailer header is not supported", "trailer_name"}
+	failTrailer       = failure{
+		"MalformedTrailerError", 400,
+		"The request contained trailing data that was not well-formed or did not conform to our published schema.", "malformed_trailer",
+	}
 	failURI        = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
 	failRepeated   = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
 	failTooMany    = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}

@@ -225,7 +225,7 @@ func TestPresignedRefusals(t *testing.T) {
 		{"hoisted header with a break in its name", query("X-Amz-Meta-A%0A=1"), 400, "InvalidArgument", "query_header"},
 		{"hoisted header twice", query("X-Amz-Meta-A=1&x-amz-meta-a=2"), 400, "InvalidArgument", "query_header"},
 		{"hoisted header and the same header", call{method: "PUT", path: "/photos/k", query: "x-amz-meta-a=1", header: http.Header{"X-Amz-Meta-A": {"2"}}}.presign(t, s.write, time.Hour), 400, "InvalidArgument", "query_header"},
-		{"hoisted hash of a kind that is not taken", call{method: "PUT", path: "/photos/k", query: "X-Amz-Content-Sha256=STREAMING-AWS4-HMAC-SHA256-PAYLOAD"}.presign(t, s.write, time.Hour), 501, "NotImplemented", "signed_chunks"},
+		{"hoisted hash of a kind that is not taken", call{method: "PUT", path: "/photos/k", query: "X-Amz-Content-Sha256=STREAMING-AWS4-HMAC-SHA256-PAYLOAD"}.presign(t, s.write, time.Hour), 501, "NotImplemented", "streaming"},
 		{"hoisted ACL", call{method: "PUT", path: "/photos/k", query: "x-amz-acl=public-read"}.presign(t, s.admin, time.Hour), 403, "AccessDenied", "forbidden"},
 		{"hoisted ACL by a WRITE key", call{method: "PUT", path: "/papers/k", query: "x-amz-acl=public-read"}.presign(t, s.write, time.Hour), 403, "AccessDenied", "forbidden"},
 		{"hoisted lock", call{method: "PUT", path: "/photos/k", query: "x-amz-object-lock-mode=COMPLIANCE"}.presign(t, s.admin, time.Hour), 403, "AccessDenied", "forbidden"},

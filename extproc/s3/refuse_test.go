@@ -163,10 +163,8 @@ func TestRefusals(t *testing.T) {
 		{"two payload hashes", with(get(), h("x-amz-content-sha256", unsigned)), 400, "InvalidArgument", "repeated"},
 		{"payload hash of another form", hashed("deadbeef"), 400, "InvalidArgument", "payload_hash"},
 		{"empty payload hash", replace(get(), "x-amz-content-sha256", to("")), 400, "InvalidArgument", "payload_hash"},
-		{"signed chunks", hashed("STREAMING-AWS4-HMAC-SHA256-PAYLOAD"), 501, "NotImplemented", "signed_chunks"},
-		{"signed chunks and trailer", hashed("STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"), 501, "NotImplemented", "signed_chunks"},
-		{"SigV4A chunks", hashed("STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD"), 501, "NotImplemented", "signed_chunks"},
-		{"chunks of another kind", hashed("STREAMING-UNSIGNED-PAYLOAD"), 501, "NotImplemented", "signed_chunks"},
+		{"SigV4A chunks", hashed("STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD"), 501, "NotImplemented", "streaming"},
+		{"chunks of another kind", hashed("STREAMING-UNSIGNED-PAYLOAD"), 501, "NotImplemented", "streaming"},
 
 		// Where?
 		{"bucket outside the repository", read("GET", "/secret/k", ""), 403, "AccessDenied", "foreign_bucket"},

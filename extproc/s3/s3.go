@@ -99,7 +99,7 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 			return nil, e
 		}
 	}
-	d, f := s.sign(now, c, r)
+	d, f := s.sign(now, &a, key, c, r)
 	if f != nil {
 		return nil, f.answer(r)
 	}
@@ -305,6 +305,11 @@ func (s *scratch) payloadHash(presigned bool) *failure {
 	case s.found.payload.lines > 1:
 		return &failRepeated
 	case value == unsignedPayload, value == "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hexDigits(value, 64):
+		return nil
+	case value == signedChunks, value == signedChunksTrailer:
+		if presigned { // its signature covers no header of a body
+			return &failStreaming
+		}
 		return nil
 	case strings.HasPrefix(value, "STREAMING-"):
 		return &failStreaming

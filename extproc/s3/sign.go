@@ -17,7 +17,7 @@ const (
 
 // sign prepares the verified request for the connector's provider: host and the
 // x-amz-* headers, with the provider's credential and our own time.
-func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*extproc.Decision, *failure) {
+func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant.Connector, r *extproc.Request) (*extproc.Decision, *failure) {
 	d := r.Decision()
 	d.Cluster, d.Authority = c.Cluster, c.Authority
 	s.rewrite(d)
@@ -74,6 +74,13 @@ func (s *scratch) sign(now time.Time, c *grant.Connector, r *extproc.Request) (*
 		d.SetBytes(copySource, s.source)
 	}
 	d.Remove = append(d.Remove, s.drop...)
+	if s.found.signsChunks() {
+		w, f := s.chunks(r, a, key, c, scope, date, scopeText)
+		if f != nil {
+			return nil, f
+		}
+		d.Rewriter = w
+	}
 	return d, nil
 }
 
