@@ -19,6 +19,7 @@ import (
 
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
+	"keybridge/extproc/protocoltest"
 )
 
 // answer is a whole response.
@@ -75,18 +76,45 @@ type s3Request struct {
 	unsigned     []string  // added after signing
 	anonymous    bool
 	presign      bool
+	// chunks makes the body, when the request is signed; every time of the same length.
+	chunks func(*protocoltest.Chunks) string
 }
 
 func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
-	r, err := http.NewRequestWithContext(ctx, q.method, w.frontS3.URL()+q.path, strings.NewReader(q.body))
+	r, err := w.signS3(ctx, q)
 	if err != nil {
 		return answer{}, err
 	}
-	for i := 0; i < len(q.header); i += 2 {
-		r.Header.Add(q.header[i], q.header[i+1])
-	}
+	return ask(r)
+}
+
+func (w *world) signS3(ctx context.Context, q s3Request) (*http.Request, error) {
 	if q.at.IsZero() {
 		q.at = time.Now()
+	}
+	signer := protocoltest.Chunks{Secret: q.key.Secret, Date: q.at.UTC().Format("20060102T150405Z"), Region: provider.Region}
+	if q.chunks != nil {
+		signer := signer
+		q.body = q.chunks(&signer)
+	}
+	r, err := signedRequest(ctx, w.frontS3.URL(), q)
+	if err != nil || q.chunks == nil {
+		return r, err
+	}
+	_, signer.Seed, _ = strings.Cut(r.Header.Get("Authorization"), "Signature=")
+	r.Body = io.NopCloser(strings.NewReader(q.chunks(&signer)))
+	r.GetBody = nil
+	return r, nil
+}
+
+// signedRequest makes the request, but for bodies of signed chunks.
+func signedRequest(ctx context.Context, front string, q s3Request) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, q.method, front+q.path, strings.NewReader(q.body))
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(q.header); i += 2 {
+		r.Header.Add(q.header[i], q.header[i+1])
 	}
 	if q.hash == "" {
 		sum := sha256.Sum256([]byte(q.body))
@@ -102,21 +130,21 @@ func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
 		r.URL.RawQuery = values.Encode()
 		signed, _, err := signer.PresignHTTP(ctx, creds, r, "UNSIGNED-PAYLOAD", "s3", provider.Region, q.at)
 		if err != nil {
-			return answer{}, err
+			return nil, err
 		}
 		if r.URL, err = r.URL.Parse(signed); err != nil {
-			return answer{}, err
+			return nil, err
 		}
 	default:
 		r.Header.Set("X-Amz-Content-Sha256", q.hash)
 		if err := signer.SignHTTP(ctx, creds, r, q.hash, "s3", provider.Region, q.at); err != nil {
-			return answer{}, err
+			return nil, err
 		}
 	}
 	for i := 0; i < len(q.unsigned); i += 2 {
 		r.Header.Add(q.unsigned[i], q.unsigned[i+1])
 	}
-	return ask(r)
+	return r, nil
 }
 
 // s3SDK is a client of Keybridge as an application configures it, but without retries.
