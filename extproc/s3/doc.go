@@ -1,6 +1,7 @@
 // Package s3 is the Amazon S3 protocol: it verifies a request that an application
 // signed with a repository key, checks what the key may do, and signs the request
-// for the provider with the connector's credential. The body passes untouched.
+// for the provider with the connector's credential. The body passes untouched, unless
+// it is signed in chunks.
 //
 // What it takes, and nothing else: Signature Version 4 (AWS4-HMAC-SHA256) in the
 // Authorization header or in the query of a presigned URL, with the bucket in the path
