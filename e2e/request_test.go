@@ -74,6 +74,7 @@ type s3Request struct {
 	at           time.Time // of signing; zero for now
 	header       []string  // signed, name and value in turn
 	unsigned     []string  // added after signing
+	host         string    // to sign and to send; empty for the front's
 	anonymous    bool
 	presign      bool
 	// chunks makes the body, when the request is signed; every time of the same length.
@@ -115,6 +116,9 @@ func signedRequest(ctx context.Context, front string, q s3Request) (*http.Reques
 	}
 	for i := 0; i < len(q.header); i += 2 {
 		r.Header.Add(q.header[i], q.header[i+1])
+	}
+	if q.host != "" {
+		r.Host = q.host
 	}
 	if q.hash == "" {
 		sum := sha256.Sum256([]byte(q.body))
