@@ -64,6 +64,7 @@ type chunked struct {
 	left  int64 // bytes of its data to come
 	count int   // chunks, this one included
 
+	sum       [sha256.Size]byte
 	signature [2 * sha256.Size]byte // the client's
 	place     [][]byte              // where that stands, in as many pieces as it came
 	value     [maxTrailer]byte
@@ -93,6 +94,8 @@ type chain struct {
 	key      *credential.SigningKey
 	scope    []byte // date LF scope LF
 	previous [2 * sha256.Size]byte
+	text     []byte // to sign
+	mac      [sha256.Size]byte
 }
 
 // newChain begins with the signature of the request itself.
@@ -116,17 +119,16 @@ const (
 
 // next makes the signature that follows, of data with this hash, the previous one.
 func (n *chain) next(kind string, sum *[sha256.Size]byte) error {
-	var mac [sha256.Size]byte
-	var text [512]byte // a scope has less than 150 bytes
-	b := append(append(text[:0], kind...), n.scope...)
+	b := append(append(n.text[:0], kind...), n.scope...)
 	b = append(append(b, n.previous[:]...), '\n')
 	if kind == kindChunk {
 		b = append(b, emptyHash...) // that of further headers, which no chunk has
 	}
-	if err := n.key.Sign(&mac, hex.AppendEncode(b, sum[:])); err != nil {
+	n.text = hex.AppendEncode(b, sum[:])
+	if err := n.key.Sign(&n.mac, n.text); err != nil {
 		return err
 	}
-	hex.Encode(n.previous[:], mac[:])
+	hex.Encode(n.previous[:], n.mac[:])
 	return nil
 }
 
@@ -347,16 +349,15 @@ func (w *chunked) advance() { w.step, w.n = w.step+1, 0 }
 // sign holds the signature that was read against the one of what was hashed, and
 // writes the provider's in its place.
 func (w *chunked) sign(kind string) *failure {
-	var sum [sha256.Size]byte
-	w.hash.Sum(sum[:0])
+	w.hash.Sum(w.sum[:0])
 	w.hash.Reset()
-	if w.client.next(kind, &sum) != nil {
+	if w.client.next(kind, &w.sum) != nil {
 		return &failSealed
 	}
 	if subtle.ConstantTimeCompare(w.client.previous[:], w.signature[:]) != 1 {
 		return &failSignature
 	}
-	if w.provider.next(kind, &sum) != nil {
+	if w.provider.next(kind, &w.sum) != nil {
 		return &failSealed
 	}
 	n := 0

@@ -175,7 +175,9 @@ func TestChunkAttacks(t *testing.T) {
 	}{
 		{"first chunk's data changed", "", func(p []string) string { return strings.Replace(join(p...), "aaa", "aab", 1) }, "SignatureDoesNotMatch", "bad_signature"},
 		{"last chunk's data changed", "", func(p []string) string { return strings.Replace(join(p...), "ccc", "ccd", 1) }, "SignatureDoesNotMatch", "bad_signature"},
-		{"signature changed", "", func(p []string) string { return strings.Replace(join(p...), "signature=", "signature=0", 1)[:len(join(p...))] }, "IncompleteBody", "malformed_chunks"},
+		{"signature changed", "", func(p []string) string {
+			return strings.Replace(join(p...), "signature=", "signature=0", 1)[:len(join(p...))]
+		}, "IncompleteBody", "malformed_chunks"},
 		{"signature in capitals", "", func(p []string) string {
 			return strings.Replace(join(p...), p[0][21:85], strings.ToUpper(p[0][21:85]), 1)
 		}, "SignatureDoesNotMatch", "bad_signature"},
@@ -252,7 +254,10 @@ func TestChunkAttacks(t *testing.T) {
 		{"another key's chunks", "bad_signature", upload(100, ""), func(c *protocoltest.Chunks) string { c.Secret = s.read.Secret; return c.Body(data[:100], 100, "") }},
 		{"another day's chunks", "bad_signature", upload(100, ""), func(c *protocoltest.Chunks) string { c.Date = "20261121T120000Z"; return c.Body(data[:100], 100, "") }},
 		{"another region's chunks", "bad_signature", upload(100, ""), func(c *protocoltest.Chunks) string { c.Region = "eu-west-1"; return c.Body(data[:100], 100, "") }},
-		{"chunks of another request", "bad_signature", upload(100, ""), func(c *protocoltest.Chunks) string { c.Seed = strings.Repeat("0", 64); return c.Body(data[:100], 100, "") }},
+		{"chunks of another request", "bad_signature", upload(100, ""), func(c *protocoltest.Chunks) string {
+			c.Seed = strings.Repeat("0", 64)
+			return c.Body(data[:100], 100, "")
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, client, _ := s.begin(t, tt.c)
