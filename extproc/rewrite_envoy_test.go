@@ -3,10 +3,12 @@ package extproc_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -182,6 +184,40 @@ func TestRewriteMemory(t *testing.T) {
 		}
 	}
 	eventually(t, "all is let go", func() bool { return g.server.Held() == 0 })
+}
+
+// TestRewriteManyAtOnce: of many bodies at once no more is held than a line, and a
+// message of what Envoy reads ahead, of each.
+func TestRewriteManyAtOnce(t *testing.T) {
+	g := startGateway(t, extproc.Options{})
+	const bodies, size, most = 16, 8 << 20, (256 + 64) << 10
+	line := text(1<<16, "", "\n")
+	var held atomic.Int64
+	done := make(chan error, bodies)
+	for range bodies {
+		go func() {
+			body := &pieces{n: size >> 16, piece: line, each: func(int) { held.Store(max(held.Load(), g.server.Held())) }}
+			r := g.request(t.Context(), "POST", "/rewrite", "a", body)
+			r.ContentLength = size
+			resp, err := g.client(false).Do(r)
+			if err == nil {
+				_ = resp.Body.Close()
+				if resp.StatusCode != 200 {
+					err = errors.New(resp.Status)
+				}
+			}
+			done <- err
+		}()
+	}
+	for range bodies {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d bodies of %d MiB: held at most %d KiB", bodies, size>>20, held.Load()>>10)
+	if n := held.Load(); n > bodies*most {
+		t.Errorf("held %d KiB, more than %d of each", n>>10, most>>10)
+	}
 }
 
 // TestRewriteRevoked and stopped: half a body never looks whole.

@@ -71,6 +71,7 @@ const (
 	requestHeadersTimeout = 30 * time.Second
 	// connectionIdle closes connections without requests.
 	connectionIdle = 15 * time.Minute
+	bufferLimit    = 256 << 10
 	maxHeadersKiB  = 64
 	maxHeaders     = 200 // S3 metadata is up to 2 KB of x-amz-meta-* headers
 )
@@ -104,6 +105,9 @@ func checkListener(l *configv1.Listener) (*protocol, error) {
 func listener(l *configv1.Listener, p *protocol) *listenerv3.Listener {
 	m := &listenerv3.Listener{
 		Name: l.GetName(),
+		// How much of a body Envoy reads ahead, and with that the size of the messages
+		// in which the bridge gets those that it rewrites: 1 MiB by default (measured).
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
 		Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 			Address:       l.GetAddress(),
 			PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: l.GetPort()},
