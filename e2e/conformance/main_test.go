@@ -123,10 +123,10 @@ func (g *gateway) close() error {
 
 // account makes a connector of a whole account that allows configuration, and an ADMIN
 // key for it. The connector's credential may be one that does not work yet.
-func (g *gateway) account(ctx context.Context, server provider.Server) (connector string, key stack.Key, err error) {
+func (g *gateway) account(ctx context.Context, at place) (connector string, key stack.Key, err error) {
 	if connector, err = g.tenant.CreateBucket(ctx, client.BucketSpec{
-		WorkspaceID: g.tenant.Workspace, Name: rand.Text(), Bucket: "*", Endpoint: server.URL, Region: provider.Region,
-		Key: server.Access, Secret: client.Secret(server.Secret), AllowBucketConfiguration: true, SkipValidation: true,
+		WorkspaceID: g.tenant.Workspace, Name: rand.Text(), Bucket: "*", Endpoint: at.url, Region: provider.Region,
+		Key: at.access, Secret: client.Secret(at.secret), AllowBucketConfiguration: true, SkipValidation: true,
 	}); err != nil {
 		return "", key, err
 	}

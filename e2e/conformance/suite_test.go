@@ -73,7 +73,7 @@ func newAdmin(ctx context.Context, t *testing.T, g *gateway) (*admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	later := provider.Server{URL: "http://127.0.0.1:1", Access: "later", Secret: "later"}
+	later := place{"http://127.0.0.1:1", "later", "later"}
 	connector, key, err := g.account(ctx, later)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func newAdmin(ctx context.Context, t *testing.T, g *gateway) (*admin, error) {
 	}
 	a := &admin{
 		gateway: g, binary: binary, root: key, users: map[string]stack.Key{},
-		server: provider.Server{URL: p.URL(), Access: p.Access, Secret: p.Secret},
+		server: place{p.URL(), p.Access, p.Secret},
 	}
 	return a, g.serves(ctx, key)
 }

@@ -37,7 +37,7 @@ const adminSocket = "CONFORMANCE_ADMIN"
 // signed with this key: the bridge chooses what the ids and secrets of keys are.
 type admin struct {
 	gateway *gateway
-	server  provider.Server
+	server  place
 	root    stack.Key // that the suite runs with
 	binary  string
 
@@ -85,9 +85,9 @@ func (a *admin) run(ctx context.Context, args []string) adminAnswer {
 	}
 	args = slices.Clone(args)
 	if args[2] == a.root.Key && args[4] == a.root.Secret {
-		args[2], args[4] = a.server.Access, a.server.Secret
+		args[2], args[4] = a.server.access, a.server.secret
 	}
-	args[6] = a.server.URL
+	args[6] = a.server.url
 	out, err := exec.CommandContext(ctx, a.binary, args...).CombinedOutput()
 	if err == nil && args[7] == "create-user" && !bytes.Contains(out, []byte("XAdmin")) {
 		err = a.adopt(ctx, args[9], args[11])
@@ -99,7 +99,7 @@ func (a *admin) run(ctx context.Context, args []string) adminAnswer {
 }
 
 func (a *admin) adopt(ctx context.Context, access, secret string) error {
-	_, key, err := a.gateway.account(ctx, provider.Server{URL: a.server.URL, Access: access, Secret: secret})
+	_, key, err := a.gateway.account(ctx, place{a.server.url, access, secret})
 	if err != nil {
 		return err
 	}
