@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
@@ -155,25 +154,35 @@ func (s *S3) direct() *http.Client {
 
 // Direct is a client with the provider's own credential that passes neither
 // Keybridge nor the Recorder: for what a test must prepare or look at.
-func (s *S3) Direct() *s3.Client {
+func (s *S3) Direct() *s3.Client { return sdk("http://direct", s.Access, s.Secret, s.direct()) }
+
+func sdk(url, access, secret string, c *http.Client) *s3.Client {
 	return s3.New(s3.Options{
-		Region: Region, BaseEndpoint: aws.String("http://direct"), UsePathStyle: true,
-		Credentials: credentials.NewStaticCredentialsProvider(s.Access, s.Secret, ""),
-		HTTPClient:  s.direct(),
+		Region: Region, BaseEndpoint: &url, UsePathStyle: true, HTTPClient: c,
+		Credentials: credentials.NewStaticCredentialsProvider(access, secret, ""),
 	})
 }
 
 // MakeBucket creates a bucket at the provider; one that is there already is
 // fine, since the account has one owner.
 func (s *S3) MakeBucket(ctx context.Context, name string) error {
-	c := s.Direct()
-	if _, err := c.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name}); err == nil {
-		return nil
-	}
-	if _, err := c.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &name}); err != nil {
+	if err := makeBucket(ctx, s.Direct(), name); err != nil {
 		return fmt.Errorf("versitygw: making bucket %s: %w", name, err)
 	}
 	return nil
+}
+
+func makeBucket(ctx context.Context, c *s3.Client, name string) error {
+	if _, err := c.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name}); err == nil {
+		return nil
+	}
+	_, err := c.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &name})
+	return err
+}
+
+func removeBucket(ctx context.Context, c *s3.Client, name string) error {
+	_, err := c.DeleteBucket(ctx, &s3.DeleteBucketInput{Bucket: &name})
+	return err
 }
 
 // Log is what the server has printed.

@@ -263,7 +263,7 @@ func TestDomains(t *testing.T) {
 		{"two dots", "..s3.example", "/photos/k", "invalid_uri"},
 		{"slash", "photos/x.s3.example", "/k", "invalid_uri"},
 		{"escape", "photos%2Fx.s3.example", "/k", "invalid_uri"},
-		{"another bucket's key through the host", "photos.s3.example", "/../my.photos/k", "invalid_uri"},
+		{"another bucket's key through the host", "photos.s3.example", "/../my.photos/k", "climbing_key"},
 		{"bucket in upper case", "PHOTOS.s3.example", "/k", "foreign_bucket"},
 		{"MinIO's admin API", "minio.s3.example", "/admin/v3/info", "foreign_bucket"},
 		{"user in the host", "x@photos.s3.example", "/k", "invalid_uri"},

@@ -37,21 +37,28 @@ const (
 // parseAuthorization reads the header strictly: each part once, nothing else. Parts
 // may come in any order, with spaces after the commas as the SDKs and curl send them.
 func parseAuthorization(header string) (a authorization, f *failure) {
-	mechanism, rest, _ := strings.Cut(header, " ")
-	switch mechanism {
-	case algorithm:
-	case "AWS":
+	mechanism, rest, spaced := strings.Cut(header, " ")
+	switch {
+	case !spaced:
+		return a, &failAuthHeader
+	case mechanism == algorithm:
+	case mechanism == "AWS":
 		return a, &failSigV2
-	case "AWS4-ECDSA-P256-SHA256":
+	case mechanism == "AWS4-ECDSA-P256-SHA256":
 		return a, &failSigV4A
 	default:
 		return a, &failUnsupportedAuth
 	}
 	var credential string
-	for more := true; more; {
+	parts, unknown := 0, false
+	for more := true; more; parts++ {
 		var part string
 		part, rest, more = strings.Cut(rest, ",")
-		name, value, _ := strings.Cut(strings.Trim(part, " "), "=")
+		part = strings.Trim(part, " ")
+		name, value, ok := strings.Cut(part, "=")
+		if !ok {
+			return a, malformed("the authorization component ", quoted(part), " is malformed.")
+		}
 		var field *string
 		switch name {
 		case "Credential":
@@ -61,28 +68,59 @@ func parseAuthorization(header string) (a authorization, f *failure) {
 		case "Signature":
 			field = &a.signature
 		default:
-			return a, &failMalformed
+			unknown = true
+			continue
 		}
 		if *field != "" || value == "" {
-			return a, &failMalformed
+			return a, malformed("the authorization component ", quoted(part), " is malformed.")
 		}
 		*field = value
 	}
-	if !a.parseCredential(credential) || !validSigned(a.signed) || !hexDigits(a.signature, 64) {
-		return a, &failMalformed
+	switch {
+	case parts != 3:
+		return a, malformed("the authorization header requires three components: Credential, SignedHeaders, and Signature.")
+	case credential == "":
+		return a, malformed("missing Credential.")
+	case a.signed == "":
+		return a, malformed("missing SignedHeaders.")
+	case a.signature == "" || unknown:
+		return a, malformed("missing Signature.")
+	}
+	if wrong := a.parseCredential(credential); wrong != "" {
+		return a, malformed(wrong)
+	}
+	switch {
+	case !validSigned(a.signed):
+		return a, malformed("the authorization component ", quoted("SignedHeaders="+a.signed), " is malformed.")
+	case !hexDigits(a.signature, 64):
+		return a, malformed("the authorization component ", quoted("Signature="+a.signature), " is malformed.")
 	}
 	return a, nil
 }
 
-func (a *authorization) parseCredential(s string) bool {
-	var ok bool
-	if a.key, a.scope, ok = strings.Cut(s, "/"); !ok || a.key == "" || len(a.key) > maxKeyID {
-		return false
+func malformed(why ...string) *failure { return failMalformed.because(strings.Join(why, "")) }
+
+// quoted repeats what a client sent, as much of it as an error may.
+func quoted(s string) string { return `"` + s[:min(len(s), maxDetail)] + `"` }
+
+// parseCredential says in S3's words what is wrong, or nothing.
+func (a *authorization) parseCredential(s string) (wrong string) {
+	key, scope, _ := strings.Cut(s, "/")
+	day, rest, _ := strings.Cut(scope, "/")
+	region, rest, _ := strings.Cut(rest, "/")
+	service, terminal, _ := strings.Cut(rest, "/")
+	switch {
+	case strings.Count(s, "/") != 4, key == "", len(key) > maxKeyID, !validRegion(region):
+		return `the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".`
+	case terminal != "aws4_request":
+		return "incorrect terminal " + quoted(terminal) + `. This endpoint uses "aws4_request".`
+	case service != "s3":
+		return "incorrect service " + quoted(service) + `. This endpoint belongs to "s3".`
+	case !digits(day, 8):
+		return "incorrect date format " + quoted(day) + `. This date in the credential must be in the format "yyyyMMdd".`
 	}
-	var rest string
-	a.day, rest, _ = strings.Cut(a.scope, "/")
-	a.region, rest, _ = strings.Cut(rest, "/")
-	return rest == "s3/aws4_request" && digits(a.day, 8) && validRegion(a.region)
+	a.key, a.scope, a.day, a.region = key, scope, day, region
+	return ""
 }
 
 func validRegion(s string) bool {

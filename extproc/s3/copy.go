@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"net/netip"
 	"strings"
 
 	"keybridge/extproc/grant"
@@ -17,10 +18,12 @@ const copySource = "x-amz-copy-source"
 func (s *scratch) authoriseCopy(repository *grant.Repository, to *grant.Connector) *failure {
 	bucket, key, ok := s.parseCopySource(s.found.copySource.value)
 	if !ok {
-		return &failCopySource
+		return copyMistake(s.found.copySource.value)
 	}
 	from, folder := repository.Storage(bucket)
 	switch {
+	case from == nil && !bucketLike(bucket):
+		return &failCopyBucket
 	case from == nil:
 		return &failBucket
 	case folder != "" && !inFolder(folder, key):
@@ -71,14 +74,53 @@ func (s *scratch) parseCopySource(raw string) (bucket, key string, ok bool) {
 func appendUnescaped(b []byte, s string) ([]byte, bool) {
 	for s != "" {
 		c, n, ok := next(s)
-		if !ok {
+		switch {
+		case !ok && (s[0] == ' ' || s[0] == '#'): // a header may have them
+			c, n = s[0], 1
+		case !ok:
 			return b, false
-		}
-		if n == 1 && c == '+' {
+		case n == 1 && c == '+':
 			c = ' '
 		}
 		b = append(b, c)
 		s = s[n:]
 	}
 	return b, true
+}
+
+// copyMistake says what is wrong with a source that cannot be read.
+func copyMistake(raw string) *failure {
+	path, _, _ := strings.Cut(raw, "?")
+	decoded, ok := appendUnescaped(nil, path)
+	if !ok {
+		return &failCopyEncoding
+	}
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(string(decoded), "/"), "/")
+	switch {
+	case !bucketLike(bucket):
+		return &failCopyBucket
+	case key == "" || !staysInside(key):
+		return &failCopyKey
+	}
+	return &failCopySource
+}
+
+// copyKey is the key of a source that copyMistake has found wrong.
+func copyKey(raw string) string {
+	path, _, _ := strings.Cut(raw, "?")
+	decoded, _ := appendUnescaped(nil, path)
+	_, key, _ := strings.Cut(strings.TrimPrefix(string(decoded), "/"), "/")
+	return key
+}
+
+// bucketLike takes what some provider may call a bucket: what S3 once allowed in
+// us-east-1 ("Bucket naming rules", Amazon S3 User Guide), but for addresses.
+func bucketLike(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; !unreserved[c] || c == '~' {
+			return false
+		}
+	}
+	_, err := netip.ParseAddr(s)
+	return err != nil && s != "" && s != "." && s != ".."
 }

@@ -3,6 +3,7 @@ package s3
 import (
 	"math/rand/v2"
 	"strconv"
+	"strings"
 
 	"keybridge/extproc"
 )
@@ -17,6 +18,13 @@ type failure struct {
 	reason  string // for metrics and logs
 }
 
+// because is f with a message that goes on.
+func (f *failure) because(why string) *failure {
+	again := *f
+	again.message += why
+	return &again
+}
+
 var (
 	failSealed = failure{
 		"ServiceUnavailable", 503,
@@ -25,21 +33,30 @@ var (
 	failAnonymous = failure{"AccessDenied", 403, "Access Denied", "anonymous"}
 	failQueryAuth = failure{
 		"AuthorizationQueryParametersError", 400,
-		"Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters, each once and well-formed.", "malformed_query_auth",
+		"Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.", "malformed_query_auth",
 	}
 	failQueryAlgorithm = failure{
 		"AuthorizationQueryParametersError", 400,
-		"X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"", "malformed_query_auth",
+		"X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256 and AWS4-ECDSA-P256-SHA256\"", "malformed_query_auth",
 	}
-	failQueryExpires = failure{
+	failQuerySigV4A = failure{
 		"AuthorizationQueryParametersError", 400,
-		"X-Amz-Expires must be a number of seconds between 1 and 604800, which is a week", "query_expires",
+		"X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"", "sigv4a",
+	}
+	failQueryCredential = failure{"AuthorizationQueryParametersError", 400, "Error parsing the X-Amz-Credential parameter; ", "malformed_query_auth"}
+	failQueryNumber     = failure{"AuthorizationQueryParametersError", 400, "X-Amz-Expires should be a number", "query_expires"}
+	failQueryNegative   = failure{"AuthorizationQueryParametersError", 400, "X-Amz-Expires must be non-negative", "query_expires"}
+	failQueryExpires    = failure{
+		"AuthorizationQueryParametersError", 400,
+		"X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than 604800 seconds", "query_expires",
 	}
 	failQueryDate = failure{
 		"AuthorizationQueryParametersError", 400,
-		"X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\", and of the day in X-Amz-Credential", "query_date",
+		"X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", "query_date",
 	}
-	failExpired     = failure{"AccessDenied", 403, "Request has expired", "expired"}
+	failQueryDay    = failure{"AuthorizationQueryParametersError", 400, "Invalid credential date ", "query_date"}
+	failToken       = failure{"InvalidToken", 400, "The provided token is malformed or otherwise invalid.", "query_token"}
+	failExpired     = failure{"AccessDenied", 403, "Request has expired.", "expired"}
 	failNotYetValid = failure{"AccessDenied", 403, "Request is not yet valid", "not_yet_valid"}
 	failQueryHeader = failure{"InvalidArgument", 400, "A header in the query string has an invalid value, or is repeated as a header.", "query_header"}
 	failForm        = failure{
@@ -50,6 +67,7 @@ var (
 		"InvalidArgument", 400,
 		"Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified", "two_mechanisms",
 	}
+	failAuthHeader      = failure{"InvalidArgument", 400, "Authorization header is invalid -- one and only one ' ' (space) required.", "unsupported_auth"}
 	failUnsupportedAuth = failure{"InvalidArgument", 400, "Unsupported Authorization Type", "unsupported_auth"}
 	failSigV2           = failure{
 		"InvalidRequest", 400,
@@ -59,24 +77,27 @@ var (
 		"NotImplemented", 501,
 		"AWS4-ECDSA-P256-SHA256 signatures are not implemented. Please use AWS4-HMAC-SHA256.", "sigv4a",
 	}
-	failMalformed  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed.", "malformed_auth"}
-	failScopeDate  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed; the credential date is not the same as that of X-Amz-Date.", "scope_date"}
+	failMalformed  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed; ", "malformed_auth"}
+	failScopeDate  = failure{"AuthorizationHeaderMalformed", 400, "The authorization header is malformed; The authorization header is malformed; Invalid credential date. Date is not the same as X-Amz-Date.", "scope_date"}
 	failUnknownKey = failure{
 		"InvalidAccessKeyId", 403,
 		"The AWS Access Key Id you provided does not exist in our records.", "unknown_key",
 	}
 	failDate = failure{
 		"AccessDenied", 403,
-		"AWS authentication requires a valid Date or x-amz-date header", "no_date",
+		"AWS authentication requires a valid Date or x-amz-date header.", "no_date",
 	}
 	failSkew      = failure{"RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large.", "skew"}
 	failSignature = failure{
 		"SignatureDoesNotMatch", 403,
 		"The request signature we calculated does not match the signature you provided. Check your key and signing method.", "bad_signature",
 	}
-	failNotSigned    = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
-	failNoHash       = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
-	failHash         = failure{"InvalidArgument", 400, "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, or a valid sha256 value.", "payload_hash"}
+	failNotSigned = failure{"AccessDenied", 403, "There were headers present in the request which were not signed", "headers_not_signed"}
+	failNoHash    = failure{"InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256", "no_payload_hash"}
+	failHash      = failure{
+		"InvalidArgument", 400,
+		"x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER, STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD, STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER or a valid sha256 value.", "payload_hash",
+	}
 	failStreaming    = failure{"NotImplemented", 501, "This form of streaming is not implemented. Sign with AWS4-HMAC-SHA256, and a streamed body in the Authorization header.", "streaming"}
 	failNoLength     = failure{"MissingContentLength", 411, "You must provide the x-amz-decoded-content-length HTTP header.", "no_decoded_length"}
 	failLength       = failure{"InvalidArgument", 400, "x-amz-decoded-content-length is not a number of bytes.", "decoded_length"}
@@ -92,18 +113,28 @@ var (
 		"MalformedTrailerError", 400,
 		"The request contained trailing data that was not well-formed or did not conform to our published schema.", "malformed_trailer",
 	}
-	failURI        = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
-	failRepeated   = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
-	failTooMany    = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}
-	failArgument   = failure{"InvalidArgument", 400, "A query parameter is missing or has an invalid value.", "argument"}
-	failHeader     = failure{"NotImplemented", 501, "A header you provided implies functionality that is not implemented.", "unknown_header"}
-	failParameter  = failure{"NotImplemented", 501, "A query parameter you provided implies functionality that is not implemented.", "unknown_parameter"}
-	failOperation  = failure{"NotImplemented", 501, "This operation is not implemented.", "unknown_operation"}
-	failCopy       = failure{"InvalidRequest", 400, "A header of a copy was provided without x-amz-copy-source.", "copy_without_source"}
-	failCopySource = failure{"InvalidArgument", 400, "Copy Source must mention the source bucket and key: sourcebucket/sourcekey", "copy_source"}
-	failCopyAcross = failure{"NotImplemented", 501, "The source and the destination of a copy must be in the same account of the same storage provider.", "copy_across"}
-	failMethod     = failure{"MethodNotAllowed", 405, "The specified method is not allowed against this resource.", "method"}
-	failOwned      = failure{
+	failURI          = failure{"InvalidURI", 400, "Couldn't parse the specified URI.", "invalid_uri"}
+	failClimbs       = failure{"400", 400, "Bad Request", "climbing_key"} // as S3 has it, without a code
+	failRepeated     = failure{"InvalidArgument", 400, "A query parameter or header that may be given once was repeated.", "repeated"}
+	failTooMany      = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_many"}
+	failTooLong      = failure{"RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size.", "too_long"}
+	failArgument     = failure{"InvalidArgument", 400, "A query parameter is missing or has an invalid value.", "argument"}
+	failHeader       = failure{"NotImplemented", 501, "A header you provided implies functionality that is not implemented.", "unknown_header"}
+	failParameter    = failure{"NotImplemented", 501, "A query parameter you provided implies functionality that is not implemented.", "unknown_parameter"}
+	failOperation    = failure{"NotImplemented", 501, "This operation is not implemented.", "unknown_operation"}
+	failCopy         = failure{"InvalidRequest", 400, "A header of a copy was provided without x-amz-copy-source.", "copy_without_source"}
+	failCopySource   = failure{"InvalidArgument", 400, "Copy Source must mention the source bucket and key: sourcebucket/sourcekey", "copy_source"}
+	failCopyEncoding = failure{"InvalidArgument", 400, "Invalid copy source encoding", "copy_source"}
+	failCopyBucket   = failure{"InvalidArgument", 400, "Invalid copy source bucket name", "copy_source"}
+	failCopyKey      = failure{"InvalidArgument", 400, "Invalid copy source object key", "copy_source"}
+	failCopyAcross   = failure{"NotImplemented", 501, "The source and the destination of a copy must be in the same account of the same storage provider.", "copy_across"}
+	failNoUpload     = failure{"InvalidArgument", 400, "This operation does not accept partNumber without uploadId", "unknown_operation"}
+	failNotCopy      = failure{"InvalidArgument", 400, "You can only specify a copy source header for copy requests.", "unknown_operation"}
+	failUploadsKey   = failure{"InvalidRequest", 400, "Key is not expected for the GET method ?uploads subresource", "unknown_operation"}
+	failVersions     = failure{"InvalidRequest", 400, "There is no such thing as the ?versions sub-resource for a key", "unknown_operation"}
+	failBucketName   = failure{"InvalidBucketName", 400, "The specified bucket is not valid.", "bucket_name"}
+	failMethod       = failure{"MethodNotAllowed", 405, "The specified method is not allowed against this resource.", "method"}
+	failOwned        = failure{
 		"BucketAlreadyOwnedByYou", 409,
 		"Your previous request to create the named bucket succeeded and you already own it.", "bucket_owned",
 	}
@@ -122,6 +153,9 @@ var (
 	failFolder    = failure{"AccessDenied", 403, "Access Denied", "outside_folder"}
 	failForbidden = failure{"AccessDenied", 403, "Access Denied", "forbidden"}
 )
+
+// maxDetail bounds how much of what a client sent an error repeats in one element.
+const maxDetail = 512
 
 // maxResource bounds how much of a path an error repeats. A key has up to 1,024 bytes.
 const maxResource = 4 << 10
@@ -150,7 +184,7 @@ func (f *failure) answer(r *extproc.Request, details ...string) *extproc.Error {
 	b = append(appendXML(b, f.message), "</Message>"...)
 	for i := 0; i+1 < len(details); i += 2 {
 		b = append(append(append(b, '<'), details[i]...), '>')
-		b = appendXML(b, details[i+1])
+		b = appendXML(b, details[i+1][:min(len(details[i+1]), maxDetail)])
 		b = append(append(append(b, "</"...), details[i]...), '>')
 	}
 	b = append(appendXML(append(b, "<Resource>"...), path), "</Resource><RequestId>"...)
@@ -187,6 +221,56 @@ func appendXML(b []byte, s string) []byte {
 		}
 	}
 	return b
+}
+
+// refuse answers f with the elements that S3 adds. What they repeat, the client sent.
+func (s *scratch) refuse(f *failure, a *authorization, r *extproc.Request) *extproc.Error {
+	switch f {
+	case &failUnknownKey:
+		return f.answer(r, "AWSAccessKeyId", a.key)
+	case &failAuthHeader, &failUnsupportedAuth:
+		// Of a header that is no signature, no more than is too short for a secret.
+		value, _, _ := strings.Cut(s.found.authorization.value, " ")
+		if len(value) > maxMechanism {
+			return f.answer(r)
+		}
+		return argument(f, r, "Authorization", value)
+	case &failHash:
+		return argument(f, r, payloadHeader, s.found.payload.value)
+	case &failNoUpload:
+		return argument(f, r, "partNumber", "partNumber")
+	case &failCopyKey:
+		return argument(f, r, copySource, copyKey(s.found.copySource.value))
+	case &failNotCopy, &failCopySource, &failCopyEncoding, &failCopyBucket:
+		return argument(f, r, copySource, s.found.copySource.value)
+	case &failNotSigned:
+		return f.answer(r, "HeadersNotSigned", s.notSigned(r.Headers()))
+	case &failTooLong:
+		return f.answer(r, "MaxSizeAllowed", strconv.Itoa(maxHeaderBytes))
+	case &failMethod:
+		return f.answer(r, "Method", r.Method, "ResourceType", s.resource(r))
+	}
+	return f.answer(r)
+}
+
+// maxMechanism bounds what an error repeats of an Authorization header.
+const maxMechanism = 32
+
+func argument(f *failure, r *extproc.Request, name, value string) *extproc.Error {
+	return f.answer(r, "ArgumentName", name, "ArgumentValue", value)
+}
+
+// resource is what S3 calls the resource of a method that is not allowed.
+func (s *scratch) resource(r *extproc.Request) string {
+	switch {
+	case s.target.bucket == "" || r.Method == "POST":
+		return "SERVICE"
+	case s.target.key == "":
+		return "BUCKET"
+	case len(s.query.params) > 0:
+		return "UPLOAD"
+	}
+	return "OBJECT"
 }
 
 // outlived adds the elements by which a client can tell when its URL ended.

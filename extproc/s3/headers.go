@@ -31,6 +31,7 @@ func classify(name string) class {
 		"expected-bucket-owner", "request-payer",
 		"storage-class", "tagging", "mp-object-size",
 		"sdk-checksum-algorithm",
+		"if-match-initiated-time", "if-match-last-modified-time", "if-match-size",
 		"object-attributes", "max-parts", "part-number-marker", "optional-object-attributes",
 		"server-side-encryption", "server-side-encryption-aws-kms-key-id",
 		"server-side-encryption-context", "server-side-encryption-bucket-key-enabled",
@@ -85,6 +86,10 @@ func classifyOther(name string) class {
 // maxHeaders bounds the header lines of a request; Envoy's default is 100.
 const maxHeaders = 256
 
+// maxHeaderBytes bounds their names and values together ("PutObject", Amazon S3 API
+// Reference: 8 KB). Host, path and query do not count.
+const maxHeaderBytes = 8 << 10
+
 // marks is a set of header lines.
 type marks [maxHeaders / 64]uint64
 
@@ -98,6 +103,8 @@ type found struct {
 	copying, copyRange           bool // a header of classCopy; x-amz-copy-source-range
 	config, unsupported          bool // a header of classConfig; one of classUnknown
 	twoHosts                     bool // Host beside :authority
+	queryToken                   bool // X-Amz-Security-Token of a presigned URL
+	bytes                        int  // of all names and values
 }
 
 // single is a header that must not be repeated.
@@ -113,6 +120,7 @@ func (s *scratch) scan(headers []extproc.Header) {
 	f := &s.found
 	for i := range headers {
 		name := headers[i].Name
+		f.bytes += len(name) + len(headers[i].Value)
 		switch name {
 		case "authorization":
 			f.authorization.add(headers[i].Value)

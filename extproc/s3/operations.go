@@ -180,5 +180,24 @@ func match(method string, t *target, q *query, copies bool) (*operation, *failur
 			return o, nil
 		}
 	}
-	return nil, &failOperation
+	return nil, misfit(method, object, have, copies)
+}
+
+// misfit names the mistakes for which S3 has words of their own.
+func misfit(method string, object bool, have params, copies bool) *failure {
+	switch {
+	case copies && method != "PUT":
+		return &failNotCopy
+	case !object:
+		return &failOperation
+	case method == "PUT" && have == pPartNumber:
+		return &failNoUpload
+	case method == "PUT" && have == pUploadID, method == "POST" && have == 0:
+		return &failMethod
+	case method == "GET" && have == pUploads:
+		return &failUploadsKey
+	case method == "GET" && have == pVersions:
+		return &failVersions
+	}
+	return &failOperation
 }

@@ -68,30 +68,37 @@ func (s *scratch) parsePresigned() (a authorization, f *failure) {
 	case "":
 		return a, &failQueryAuth
 	case "AWS4-ECDSA-P256-SHA256":
-		return a, &failSigV4A
+		return a, &failQuerySigV4A
 	default:
 		return a, &failQueryAlgorithm
 	}
-	if !a.parseCredential(credential) || !validSigned(a.signed) || !hexDigits(a.signature, 64) || a.date == "" {
+	if credential == "" || a.signed == "" || a.signature == "" || a.date == "" || expires == "" {
 		return a, &failQueryAuth
 	}
-	if a.expires = parseExpires(expires); a.expires == 0 {
-		return a, &failQueryExpires
+	if wrong := a.parseCredential(credential); wrong != "" {
+		return a, failQueryCredential.because(wrong)
 	}
-	return a, nil
+	if !validSigned(a.signed) || !hexDigits(a.signature, 64) {
+		return a, &failQueryAuth
+	}
+	a.expires, f = parseExpires(expires)
+	return a, f
 }
 
 func isAmz(name string) bool { return len(name) >= 6 && strings.EqualFold(name[:6], "x-amz-") }
 
-// parseExpires reads X-Amz-Expires: 1 to 604800 in decimal, 0 for anything else.
-func parseExpires(s string) time.Duration {
-	if s == "" || len(s) > 6 || s[0] == '0' || !digits(s, len(s)) {
-		return 0
+// parseExpires reads X-Amz-Expires: 1 to 604800 in decimal.
+func parseExpires(s string) (time.Duration, *failure) {
+	n, negative := strings.CutPrefix(s, "-")
+	switch {
+	case n == "" || n[0] == '0' || !digits(n, len(n)):
+		return 0, &failQueryNumber
+	case negative:
+		return 0, &failQueryNegative
+	case len(n) > 6 || time.Duration(number(n))*time.Second > maxExpires:
+		return 0, &failQueryExpires
 	}
-	if d := time.Duration(number(s)) * time.Second; d <= maxExpires {
-		return d
-	}
-	return 0
+	return time.Duration(number(n)) * time.Second, nil
 }
 
 // decoded keeps what an encoded value means for the rest of the request. Where the
@@ -120,6 +127,7 @@ func (s *scratch) hoist(i int) *failure {
 	case "x-amz-date", "x-amz-algorithm", "x-amz-credential", "x-amz-expires", "x-amz-signedheaders", "x-amz-signature":
 		return &failQueryAuth // in another case than AWS's
 	case sessionToken: // not even as a header
+		s.found.queryToken = true
 		return nil
 	case payloadHeader:
 		s.found.payload.add(value)

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"hash"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,33 +65,42 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 	s := scratches.Get().(*scratch)
 	defer s.release()
 	s.scan(headers)
+	if s.found.bytes > maxHeaderBytes {
+		return nil, s.refuse(&failTooLong, nil, r)
+	}
+	if r.Method == "OPTIONS" {
+		return nil, preflight(r)
+	}
 	// What costs little comes first: a flood of unknown keys must not slow good traffic.
 	a, f := s.authenticate(r)
+	if f == &failAnonymous {
+		f = p.shape(s, r)
+	}
 	if f != nil {
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	}
 	key := index.Lookup(a.key)
 	if key == nil || key.Use() != grant.UseStorageKey || !key.Valid(now) {
-		return nil, failUnknownKey.answer(r)
+		return nil, s.refuse(&failUnknownKey, &a, r)
 	}
 	sent, f := s.date(&a)
 	if f != nil {
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	}
 	if e := inTime(now, sent, &a, r); e != nil {
 		return nil, e
 	}
 	bucket, virtual := p.domains.bucket(r.Authority)
 	if f := s.parse(r, bucket, virtual); f != nil {
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	}
 	if f := s.verify(&a, key, r, now.Sub(sent) < keepWithin); f != nil {
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	}
 	c, f := s.authorise(key, r)
 	switch {
 	case f != nil:
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	case c == nil:
 		return nil, s.listBuckets(key.Repository(), r)
 	}
@@ -101,10 +111,25 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 	}
 	d, f := s.sign(now, &a, key, c, r)
 	if f != nil {
-		return nil, f.answer(r)
+		return nil, s.refuse(f, &a, r)
 	}
 	d.Key = key.Record()
 	return d, nil
+}
+
+// shape says of a request that nobody signed whether it could be one at all, and then
+// that it is anonymous. It looks at nothing but the request.
+func (p *Protocol) shape(s *scratch, r *extproc.Request) *failure {
+	_, query, _ := cut(r.Path)
+	bucket, virtual := p.domains.bucket(r.Authority)
+	if s.query.parse(query) != nil || s.parse(r, bucket, virtual) != nil {
+		return &failAnonymous
+	}
+	switch _, f := match(r.Method, &s.target, &s.query, s.found.copySource.lines > 0); f {
+	case &failMethod, &failNoUpload, &failNotCopy, &failUploadsKey, &failVersions:
+		return f
+	}
+	return &failAnonymous
 }
 
 // authenticate reads the one Authorization header or the query of a presigned URL,
@@ -213,8 +238,10 @@ func (s *scratch) date(a *authorization) (time.Time, *failure) {
 	switch {
 	case a.presigned && s.found.date.lines != 0:
 		return time.Time{}, &failQueryHeader
-	case a.presigned && (!ok || a.date[:8] != a.day):
+	case a.presigned && !ok:
 		return time.Time{}, &failQueryDate
+	case a.presigned && a.date[:8] != a.day:
+		return time.Time{}, failQueryDay.because(quoted(a.day) + ". This date is not the same as X-Amz-Date: " + quoted(a.date[:8]) + ".")
 	case a.presigned:
 	case !ok || s.found.date.lines != 1:
 		return time.Time{}, &failDate
@@ -248,7 +275,10 @@ func (s *scratch) parse(r *extproc.Request, bucket string, virtual bool) *failur
 	} else {
 		s.target, ok = parsePath(path, &s.path)
 	}
-	if !ok {
+	switch {
+	case !ok && !staysInside(s.target.key):
+		return &failClimbs
+	case !ok:
 		return &failURI
 	}
 	s.same = s.query.same && s.target.uri == path
@@ -281,6 +311,9 @@ func (s *scratch) verify(a *authorization, key *grant.Key, r *extproc.Request, k
 	}
 	// The client's digits are compared, not decoded: only lower-case ones were taken.
 	if subtle.ConstantTimeCompare(s.hex[:], bytesOf(a.signature)) != 1 {
+		if s.found.queryToken { // S3 looks at the token first: keys of repositories have none
+			return &failToken
+		}
 		return &failSignature
 	}
 	if keep {
@@ -327,6 +360,18 @@ func (s *scratch) unsigned(headers []extproc.Header) *failure {
 	return nil
 }
 
+// notSigned names the headers that unsigned refuses.
+func (s *scratch) notSigned(headers []extproc.Header) string {
+	var names []string
+	for i := range headers {
+		if !s.covered.has(i) && strings.HasPrefix(headers[i].Name, "x-amz-") {
+			names = append(names, headers[i].Name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
 // signature puts the signature of a canonical request into hex.
 func (s *scratch) signature(c *credential.Credential, request []byte, scope credential.Scope, date, scopeText string) error {
 	s.hash.Reset()
@@ -369,6 +414,8 @@ func (s *scratch) authorise(key *grant.Key, r *extproc.Request) (*grant.Connecto
 	repository := key.Repository()
 	c, folder := repository.Storage(s.target.bucket)
 	switch {
+	case c == nil && o.named == &failOwned && repository.Account != nil && key.Access == grant.AccessAdmin:
+		return nil, &failBucketName
 	case c == nil:
 		return nil, &failBucket
 	case !o.config && !o.allows(key.Access):
