@@ -161,9 +161,6 @@ func keeperRunCommand() *cobra.Command {
 		defer k.Close()
 		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))))
 		k.Register(server)
-		if err := k.Identity().Follow(k.Trust()); err != nil {
-			return err
-		}
 		g, ctx := errgroup.WithContext(cmd.Context())
 		g.Go(func() error { return serveGRPC(ctx, server, *listen) })
 		if *metrics != "" {
