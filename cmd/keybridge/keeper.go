@@ -65,7 +65,7 @@ func readRoot(path string) (ed25519.PublicKey, error) {
 func keeperCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "keeper", Short: "Hold one share of the unseal key"}
 	cmd.AddCommand(keeperAcceptCommand(), keeperRunCommand(), keeperKeyFileCommand(),
-		keeperAddCommand(), keeperReplaceCommand(), keeperRemoveCommand(), keeperStatusCommand())
+		keeperAddCommand(), keeperReplaceCommand(), keeperRemoveCommand(), enrolPeerCommand(identity.RoleKeeper), keeperStatusCommand())
 	return cmd
 }
 
