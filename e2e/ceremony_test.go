@@ -3,6 +3,9 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -208,6 +211,10 @@ func TestCeremonies(t *testing.T) {
 	// A second bridge comes and goes.
 	w.secondBridge(ctx, t)
 
+	// A keeper that runs is given another key.
+	w.rotateKeeper(ctx, t)
+	serving("after a keeper's key was replaced")
+
 	// A backup of now, restored into the store of an earlier epoch.
 	backup := filepath.Join(w.dir, "keybridge.backup")
 	if e := w.done(ctx, t, nil, "backup", "--out", backup); e.Records == 0 {
@@ -270,7 +277,7 @@ func TestCeremonies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, event := range []string{"rekey", "keeper add", "keeper remove", "rotate-key publish", "rotate-key", "prune", "bridge enrol", "bridge revoke", "backup", "restore", "restored"} {
+	for _, event := range []string{"rekey", "keeper add", "keeper remove", "rotate-key publish", "rotate-key", "prune", "bridge enrol", "bridge revoke", "keeper enrol", "backup", "restore", "restored"} {
 		if !bytes.Contains(audit, []byte(`"event":"`+event+`"`)) {
 			t.Errorf("no audit line of %s:\n%s", event, audit)
 		}
@@ -356,24 +363,55 @@ func (w *world) newKeeper(ctx context.Context, t *testing.T, name string) (addre
 // secondBridge enrols a bridge, which unseals, and revokes it, which ends it.
 func (w *world) secondBridge(ctx context.Context, t *testing.T) {
 	t.Helper()
-	dir, health := filepath.Join(w.Dir, "bridge-2"), freeAddress(t)
-	w.run(ctx, t, "enrol", "--role", "bridge", "--name", "bridge-2", "--dir", dir)
+	state, stop := w.newBridge(ctx, t, "bridge-2", stack.Keepers...)
+	defer stop()
+	if err := state("syncing", "ready"); err != nil {
+		t.Fatal(err)
+	}
+	// A keeper that cannot be told does not hold it up; it is told by a second run.
+	e := w.operate(ctx, t, []string{"keeper-3"}, "bridge", "revoke", "bridge-2")
+	begin := time.Now()
+	if e.status != 3 || e.Result != "unfinished" || e.Unfinished["keeper-3"] == "" {
+		t.Errorf("revoke with a keeper away: exit status %d, %s", e.status, e.said)
+	}
+	if err := state("sealed"); err != nil {
+		t.Fatal("revoked: ", err)
+	}
+	if e := w.done(ctx, t, nil, "bridge", "revoke", "bridge-2"); !e.Resumed {
+		t.Errorf("revoke again: %s", e.said)
+	}
+	t.Logf("the revoked bridge sealed itself within %v of the command's end", time.Since(begin).Round(time.Millisecond))
+}
+
+// newBridge enrols a bridge and starts it with the addresses of some keepers; state
+// waits until it is in one of the states that are wanted.
+func (w *world) newBridge(ctx context.Context, t *testing.T, name string, keepers ...string) (state func(want ...string) error, stop func()) {
+	t.Helper()
+	dir, health := filepath.Join(w.Dir, name), freeAddress(t)
+	w.run(ctx, t, "enrol", "--role", "bridge", "--name", name, "--dir", dir)
 	w.done(ctx, t, nil, "bridge", "enrol", "--enrolment", filepath.Join(dir, "enrolment.json"))
-	args, err := w.Args(stack.Bridge)
+	of, err := w.Args(stack.Bridge)
 	if err != nil {
 		t.Fatal(err)
 	}
-	args = slices.Clone(args[1:])
-	for i := range args {
-		switch {
-		case i > 0 && args[i-1] == "--dir":
-			args[i] = dir
-		case i > 0 && args[i-1] == "--health":
-			args[i] = health
+	var args []string
+	for i := 1; i < len(of); i++ {
+		switch of[i] {
+		case "--dir":
+			args, i = append(args, of[i], dir), i+1
+		case "--health":
+			args, i = append(args, of[i], health), i+1
+		case "--keeper":
+			i++
+			if keeper, _, _ := strings.Cut(of[i], "="); slices.Contains(keepers, keeper) {
+				args = append(args, "--keeper", of[i])
+			}
+		default:
+			args = append(args, of[i])
 		}
 	}
-	defer w.background(t, "bridge-2", args...)()
-	state := func(want ...string) error {
+	stop = w.background(t, name, args...)
+	return func(want ...string) error {
 		return w.Wait(ctx, func() error {
 			q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+health+"/live", nil)
 			if err != nil {
@@ -391,25 +429,116 @@ func (w *world) secondBridge(ctx context.Context, t *testing.T) {
 				return err
 			}
 			if !slices.Contains(want, s.State) {
-				return fmt.Errorf("bridge-2 is %q", s.State)
+				return fmt.Errorf("%s is %q", name, s.State)
 			}
 			return nil
 		})
-	}
-	if err := state("syncing", "ready"); err != nil {
+	}, stop
+}
+
+// keyOf is the fingerprint of the key that answers at a keeper's address.
+func keyOf(t *testing.T, address string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
 		t.Fatal(err)
 	}
-	// A keeper that cannot be told does not hold it up; it is told by a second run.
-	e := w.operate(ctx, t, []string{"keeper-3"}, "bridge", "revoke", "bridge-2")
-	begin := time.Now()
-	if e.status != 3 || e.Result != "unfinished" || e.Unfinished["keeper-3"] == "" {
-		t.Errorf("revoke with a keeper away: exit status %d, %s", e.status, e.said)
+	defer conn.Close()
+	// As TLS 1.3 has it our side is done with the server's certificate before the server misses ours.
+	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
 	}
+	sum := sha256.Sum256(c.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// rotateKeeper replaces the key of keeper-1, which runs, and starts a bridge that
+// cannot unseal without it.
+func (w *world) rotateKeeper(ctx context.Context, t *testing.T) {
+	t.Helper()
+	file := func(dir string) string { return filepath.Join(w.Dir, dir, "enrolment.json") }
+	args, err := w.Args("keeper-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := args[slices.Index(args, "--listen")+1]
+	pid, err := w.PID("keeper-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := keyOf(t, address)
+	first, err := os.ReadFile(file("keeper-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(w.dir, "stale.json")
+	if err := os.WriteFile(stale, first, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	version := w.done(ctx, t, nil, "verify").Version
+	refused := func(what, enrolment, want string, flags ...string) {
+		t.Helper()
+		e := w.operate(ctx, t, nil, append([]string{"keeper", "enrol", "--enrolment", enrolment}, flags...)...)
+		if e.status != 1 || !strings.Contains(e.said, want) {
+			t.Errorf("%s: exit status %d, want %q: %s", what, e.status, want, e.said)
+		}
+		if e := w.done(ctx, t, nil, "verify"); e.Version != version {
+			t.Errorf("%s: version %d is in force", what, e.Version)
+		}
+	}
+	enrol := func(flags ...string) ended {
+		t.Helper()
+		return w.done(ctx, t, nil, append([]string{"keeper", "enrol", "--enrolment", file("keeper-1")}, flags...)...)
+	}
+
+	w.run(ctx, t, "keeper", "key-file", filepath.Join(w.Dir, "impostor.key"))
+	w.run(ctx, t, "enrol", "--role", "keeper", "--name", "keeper-1", "--dir", filepath.Join(w.Dir, "impostor"), "--key-file", filepath.Join(w.Dir, "impostor.key"))
+	refused("a keeper that is not listed", file("keeper-4"), "keeper add")
+	refused("a key that was made elsewhere", file("impostor"), "does not replace")
+	refused("a bridge's", file("bridge"), "applied as bridge")
+	if e := w.done(ctx, t, nil, "keeper", "enrol", "--enrolment", file("keeper-2")); !e.Resumed || e.Version != version {
+		t.Errorf("another keeper's, whose key is listed: %s", e.said)
+	}
+
+	w.run(ctx, t, "identity", "rotate", "--dir", filepath.Join(w.Dir, "keeper-1"))
+	refused("one that has ended before it begins", file("keeper-1"), "which is past", "--expires-in", "-1h")
+	refused("the old key ended at once", file("keeper-1"), "list it first", "--only")
+	if e := w.operate(ctx, t, nil, "keeper", "enrol", "--enrolment", file("keeper-1"), "--dry-run"); e.status != 0 || e.Result != "planned" {
+		t.Errorf("dry run: %s", e.said)
+	}
+	if key := keyOf(t, address); key != old {
+		t.Error("the next key is in use before it is listed")
+	}
+	for range 2 {
+		if e := enrol(); e.Version != version+1 {
+			t.Errorf("listed: %s", e.said)
+		}
+	}
+	next := keyOf(t, address)
+	if next == old {
+		t.Error("the next key is not in use")
+	}
+	w.done(ctx, t, nil, "verify")
+	for range 2 {
+		if e := enrol("--only"); e.Version != version+2 {
+			t.Errorf("the old key ended: %s", e.said)
+		}
+	}
+	version += 2
+	refused("the key before, replayed", stale, "does not replace")
+	if now, err := w.PID("keeper-1"); err != nil || now != pid || keyOf(t, address) != next {
+		t.Errorf("another process, or another key, answers for keeper-1: %v", err)
+	}
+
+	// Two shares are needed, and this bridge knows of two keepers.
+	state, stop := w.newBridge(ctx, t, "bridge-3", "keeper-1", "keeper-2")
+	defer stop()
+	if err := state("syncing", "ready"); err != nil {
+		t.Fatal("without keeper-1's share: ", err)
+	}
+	w.done(ctx, t, nil, "bridge", "revoke", "bridge-3")
 	if err := state("sealed"); err != nil {
-		t.Fatal("revoked: ", err)
+		t.Fatal(err)
 	}
-	if e := w.done(ctx, t, nil, "bridge", "revoke", "bridge-2"); !e.Resumed {
-		t.Errorf("revoke again: %s", e.said)
-	}
-	t.Logf("the revoked bridge sealed itself within %v of the command's end", time.Since(begin).Round(time.Millisecond))
 }

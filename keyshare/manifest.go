@@ -93,6 +93,37 @@ func (p Peer) Is(spki string) bool { return is(spki, p.SPKI, p.Next) }
 
 func is(spki, current, next string) bool { return spki != "" && (spki == current || spki == next) }
 
+// Entry is what the manifest's three kinds of entries have in common, in place.
+type Entry struct {
+	SPKI, Next *string
+	NotAfter   **time.Time
+}
+
+// Entry finds what is enrolled in a role, named as in an Expiry; nil: nothing is.
+func (m *Manifest) Entry(role, name string) *Entry {
+	switch role {
+	case "keeper":
+		for i := range m.Keepers {
+			if k := &m.Keepers[i]; k.Name == name {
+				return &Entry{&k.SPKI, &k.Next, &k.NotAfter}
+			}
+		}
+	case "bridge":
+		for i := range m.Bridges {
+			if b := &m.Bridges[i]; b.Name == name {
+				return &Entry{&b.SPKI, &b.Next, &b.NotAfter}
+			}
+		}
+	case "control":
+		for i := range m.ControlPlanes {
+			if c := &m.ControlPlanes[i]; c.Name == name {
+				return &Entry{&c.SPKI, &c.Next, &c.NotAfter}
+			}
+		}
+	}
+	return nil
+}
+
 // Expiry is an enrolment that ends by itself.
 type Expiry struct {
 	Role, Name string // as packages show them: "keeper", "bridge" or "control"

@@ -22,9 +22,10 @@ func identityRotateCommand() *cobra.Command {
 		Short: "Make the key that is to replace this process's, and its enrolment",
 		Long: `Makes identity.next.key beside identity.key and writes enrolment.json for it. The process
 may be running, and needs no restart: once the operator has listed the enrolment in the manifest
-the process uses the next key, with the old one still accepted, and once the operator has listed
-it a second time, which ends the old key, it takes the old one's file. Compare the printed
-fingerprint with the operator over a channel that you trust. Run again it changes nothing.`,
+("keybridge keeper enrol", "bridge enrol" or "control enrol") the process uses the next key, with
+the old one still accepted, and once the operator has ended the old one (the same with --only) the
+next key takes its file. Compare the printed fingerprint with the operator over a channel that you
+trust. Run again it changes nothing.`,
 		Example: "  keybridge identity rotate --dir /var/lib/keybridge-bridge",
 		Args:    cobra.NoArgs,
 	}

@@ -49,7 +49,7 @@ func TestIdentityRotate(t *testing.T) {
 			old := read(at)
 			out := must(t, "identity", "rotate", "--dir", at)
 			e := read(at)
-			if e.Role != role || e.Name != old.Name || e.Fingerprint() == old.Fingerprint() || string(e.Recipient) != string(old.Recipient) {
+			if e.Role != role || e.Name != old.Name || e.Fingerprint() == old.Fingerprint() || string(e.Recipient) != string(old.Recipient) || e.Replaces != old.Fingerprint() {
 				t.Errorf("the enrolment is of %s %s, key %s", e.Role, e.Name, e.Fingerprint())
 			}
 			if !strings.Contains(out, e.Fingerprint()) {

@@ -65,7 +65,7 @@ func readRoot(path string) (ed25519.PublicKey, error) {
 func keeperCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "keeper", Short: "Hold one share of the unseal key"}
 	cmd.AddCommand(keeperAcceptCommand(), keeperRunCommand(), keeperKeyFileCommand(),
-		keeperAddCommand(), keeperReplaceCommand(), keeperRemoveCommand(), keeperStatusCommand())
+		keeperAddCommand(), keeperReplaceCommand(), keeperRemoveCommand(), enrolPeerCommand(identity.RoleKeeper), keeperStatusCommand())
 	return cmd
 }
 
@@ -161,9 +161,6 @@ func keeperRunCommand() *cobra.Command {
 		defer k.Close()
 		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))))
 		k.Register(server)
-		if err := k.Identity().Follow(k.Trust()); err != nil {
-			return err
-		}
 		g, ctx := errgroup.WithContext(cmd.Context())
 		g.Go(func() error { return serveGRPC(ctx, server, *listen) })
 		if *metrics != "" {

@@ -18,21 +18,31 @@ and the bridges connected to it, and on every keeper that is given by --keeper.
 
 ` + ceremonyHelp
 
-// enrolPeerCommand is "bridge enrol" or "control enrol".
+// enrolPeerCommand is "bridge enrol", "control enrol" or "keeper enrol".
 func enrolPeerCommand(role identity.Role) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enrol",
 		Short: "List a " + peerWord(role) + " in the manifest",
 		Long: `A name that is listed already under another key is given the new key as its next
-one: both are accepted, until the same command is run once more, which ends the old key.
+one (` + "`keybridge identity rotate`" + ` makes it): both are accepted, until --only ends the old one.
 ` + peerVerbHelp,
 		Example: "  keybridge " + string(role) + " enrol --enrolment " + string(role) + `-2/enrolment.json --root root.key.age --key-file root.key \
     --control control.internal:7443 --keeper keeper-1=k1.internal:7001 --keeper keeper-2=k2.internal:7001 --keeper keeper-3=k3.internal:7001`,
 		Args: cobra.NoArgs,
 	}
+	if role == identity.RoleKeeper {
+		cmd.Short = "List a keeper's next key in the manifest"
+		cmd.Long = `Lists what ` + "`keybridge identity rotate`" + ` made on the keeper's host. The keeper, which runs on,
+uses the new key from then on, and the old one is accepted beside it, until --only ends it:
+not before the keeper uses the new one. The share stays as it is. A keeper that is not in the
+manifest needs a share: ` + "`keybridge keeper add`" + `.
+` + peerVerbHelp
+		cmd.Example = strings.ReplaceAll(cmd.Example, "keeper-2/", "keeper-1/")
+	}
 	f := cmd.Flags()
 	file := f.String("enrolment", "", "its enrolment.json")
-	expires := f.Duration("expires-in", 0, "when the enrolment ends by itself; 0: never")
+	only := f.Bool("only", false, "accept this key only: end the other one of a process whose key is being replaced")
+	expires := f.Duration("expires-in", 0, "when the enrolment ends by itself; default: never, or when it does now")
 	workspaces := new([]string)
 	if role == identity.RoleBridge {
 		workspaces = f.StringSlice("workspaces", nil, "workspaces of the bridge, as UUID,UUID; default: all, or those that it has")
@@ -50,7 +60,7 @@ one: both are accepted, until the same command is run once more, which ends the 
 		if *expires != 0 {
 			end = after(*expires)
 		}
-		return d.Enrol(ctx, ceremony.Enrolling{Enrolment: e, Workspaces: *workspaces, NotAfter: end})
+		return d.Enrol(ctx, ceremony.Enrolling{Enrolment: e, Only: *only, Workspaces: *workspaces, NotAfter: end})
 	})
 }
 

@@ -113,6 +113,7 @@ type house struct {
 	*plan
 	*vault
 	keepers []*keepertest.Keeper
+	nextKey identity.Enrolment // of keeper-1, once it has one
 }
 
 func newHouse(t *testing.T, n, threshold int) *house {

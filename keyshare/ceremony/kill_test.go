@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -70,6 +71,22 @@ func verbs() []verb {
 				return nil
 			},
 		},
+		{
+			name: "keeper enrol", victims: []int{0, 1},
+			run: func(ctx context.Context, h *house, o *ceremony.Operator) (*ceremony.Outcome, error) {
+				e, err := h.next()
+				if err != nil {
+					return nil, err
+				}
+				return o.Enrol(ctx, ceremony.Enrolling{Enrolment: e})
+			},
+			want: func(m *keyshare.Manifest) error {
+				if k := m.Keepers[0]; m.Version != 2 || k.Next == "" || k.Next == k.SPKI {
+					return fmt.Errorf("keeper-1 has key %s, next %q in version %d", k.SPKI, k.Next, m.Version)
+				}
+				return nil
+			},
+		},
 	}
 }
 
@@ -83,6 +100,26 @@ func (h *house) second() (identity.Enrolment, error) {
 		}
 	}
 	return id.Enrolment(nil)
+}
+
+// next is the enrolment of keeper-1's next key, the same at each call.
+func (h *house) next() (identity.Enrolment, error) {
+	if h.nextKey.Name != "" {
+		return h.nextKey, nil
+	}
+	id, err := identity.Load(filepath.Join(h.keepers[0].Config.Dir, "identity.key"))
+	if err != nil {
+		return h.nextKey, err
+	}
+	if id, err = id.Next(); err != nil {
+		return h.nextKey, err
+	}
+	m, err := keyshare.Verify(h.result.RootPublic, h.result.Manifest)
+	if err != nil {
+		return h.nextKey, err
+	}
+	h.nextKey, err = id.Enrolment(m.Keepers[0].Recipient)
+	return h.nextKey, err
 }
 
 // finish runs a verb again if the first run did not come to its end, as its outcome

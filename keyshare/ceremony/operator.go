@@ -41,10 +41,10 @@ type Custodian interface {
 	Commit(ctx context.Context, manifest []byte, verb string) error
 }
 
-// Keepers are share holders, by name; *quorum.Operator is them. One that the manifest
-// in force does not list is reached by the key that Expect was told.
+// Keepers are share holders, by name; *quorum.Operator is them. One is reached by the
+// keys that the manifest in force lists, or by those that Expect was told.
 type Keepers interface {
-	Expect(keeper, spki string)
+	Expect(keeper keyshare.Keeper)
 	Status(ctx context.Context, keeper string) (*release.StatusResponse, error)
 	Stage(ctx context.Context, keeper string, manifest, delivery []byte) error
 	Adopt(ctx context.Context, keeper string, signed []byte) (*release.Acknowledgement, error)
@@ -276,7 +276,7 @@ func (o *Operator) settle(ctx context.Context, m *keyshare.Manifest, former []ke
 		if err := o.step("adopt", k.Name, "manifest version %d, which lists it no more", m.Version); err != nil {
 			return erased, err
 		}
-		o.Keepers.Expect(k.Name, k.SPKI)
+		o.Keepers.Expect(k)
 		if err := adopt(k.Name); err != nil {
 			out.Untold = put(out.Untold, k.Name, err)
 		}

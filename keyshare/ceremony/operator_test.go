@@ -209,18 +209,25 @@ func TestEnrolAndRevoke(t *testing.T) {
 	if out := enrol(ceremony.Enrolling{Enrolment: e, NotAfter: &until}); !out.Resumed || out.Version != 2 {
 		t.Errorf("the same again: %+v", out)
 	}
-	// A new key: first beside the old one, then instead of it.
+	// A new key, of a bridge that has lost its own: first beside the old one, then alone.
 	id, err := identity.Create(t.TempDir()+"/key", identity.RoleBridge, "bridge-2")
 	fatal(t, err)
 	next, err := id.Enrolment(nil)
 	fatal(t, err)
-	enrol(ceremony.Enrolling{Enrolment: next})
-	if b := bridge("bridge-2"); b.SPKI != e.Fingerprint() || b.Next != next.Fingerprint() || b.Workspaces[0] != workspace {
-		t.Errorf("after the first time: %+v", b)
+	if _, err := h.operator(t, nil).Enrol(t.Context(), ceremony.Enrolling{Enrolment: next, Only: true}); err == nil {
+		t.Error("a key was the only one at once")
 	}
-	enrol(ceremony.Enrolling{Enrolment: next})
+	for range 2 {
+		enrol(ceremony.Enrolling{Enrolment: next})
+	}
+	if b := bridge("bridge-2"); b.SPKI != e.Fingerprint() || b.Next != next.Fingerprint() || b.Workspaces[0] != workspace || b.NotAfter == nil {
+		t.Errorf("beside the old one: %+v", b)
+	}
+	for range 2 {
+		enrol(ceremony.Enrolling{Enrolment: next, Only: true})
+	}
 	if b := bridge("bridge-2"); b.SPKI != next.Fingerprint() || b.Next != "" {
-		t.Errorf("after the second time: %+v", b)
+		t.Errorf("alone: %+v", b)
 	}
 
 	out, err := h.operator(t, nil).Revoke(t.Context(), identity.RoleBridge, "bridge-1")
@@ -237,7 +244,12 @@ func TestEnrolAndRevoke(t *testing.T) {
 	if _, err := h.operator(t, nil).Revoke(t.Context(), identity.RoleKeeper, "keeper-1"); err == nil {
 		t.Error("a keeper was revoked without a rekey")
 	}
-	if _, err := h.operator(t, nil).Enrol(t.Context(), ceremony.Enrolling{Enrolment: h.spare}); err == nil {
-		t.Error("a keeper was enrolled without a share")
+	h.keepers[1].Stop()
+	for range 2 {
+		out, err := h.operator(t, nil).Revoke(t.Context(), identity.RoleBridge, "bridge-2")
+		fatal(t, err)
+		if out.Version != 6 || len(out.Unfinished) != 1 || out.Unfinished["keeper-2"] == "" {
+			t.Errorf("with a keeper away: %+v", out)
+		}
 	}
 }

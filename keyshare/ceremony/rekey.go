@@ -137,7 +137,7 @@ func (o *Operator) meet(ctx context.Context, v *view, next *keyshare.Manifest, c
 		if err := o.step("status", e.Name, "is the new keeper there?"); err != nil {
 			return err
 		}
-		o.Keepers.Expect(e.Name, e.Fingerprint())
+		o.Keepers.Expect(keyshare.Keeper{Name: e.Name, SPKI: e.Fingerprint()})
 		delete(v.failed, e.Name)
 		if _, err := o.Keepers.Status(ctx, e.Name); err != nil {
 			v.failed[e.Name] = err

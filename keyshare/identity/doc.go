@@ -35,10 +35,10 @@
 // (NotAfter) by this process's clock.
 //
 // A key is replaced while its process runs. Identity.Next makes the new key beside
-// the old, Rotate lists it in the manifest as the next one, which is accepted like
-// the first, and a process that follows its manifest (Identity.Follow) takes it into
-// use when it sees that. Rotate again drops the old key, once every process knows
-// the manifest that lists both.
+// the old, and an enrolment that names the key it replaces. The operator lists it in
+// the manifest as the next one (ceremony.Operator.Enrol), which is accepted like the
+// first, and a process that follows its manifest (Identity.Follow) takes it into use
+// when it sees that. The same again drops the old key.
 //
 // What it does not promise: a process that has never seen a newer manifest trusts
 // the one it has. The root's public half must come from configuration; whoever

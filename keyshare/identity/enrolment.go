@@ -29,6 +29,9 @@ type Enrolment struct {
 	PublicKey []byte `json:"publicKey"`
 	// Recipient is, for keepers, the HPKE public key that their share is sealed to.
 	Recipient []byte `json:"recipient,omitempty"`
+	// Replaces is, of a next identity, the fingerprint of the one before it: once that
+	// is not in force any more, an old enrolment does not bring back an old key.
+	Replaces  string `json:"replaces,omitempty"`
 	Signature []byte `json:"signature"`
 }
 
@@ -37,7 +40,7 @@ type Enrolment struct {
 func (id *Identity) Enrolment(recipient []byte) (Enrolment, error) {
 	e := Enrolment{
 		Format: enrolmentFormat, Role: id.role, Name: id.name,
-		PublicKey: bytes.Clone(id.current.Load().spki), Recipient: bytes.Clone(recipient),
+		PublicKey: bytes.Clone(id.current.Load().spki), Recipient: bytes.Clone(recipient), Replaces: id.replaces,
 	}
 	e.Signature = id.Sign(enrolmentDomain, e.transcript())
 	if err := e.Validate(); err != nil {
@@ -99,8 +102,11 @@ func (e *Enrolment) Validate() error {
 }
 
 func (e *Enrolment) transcript() []byte {
-	return keyshare.Transcript(enrolmentDomain, keyshare.Uint64(uint64(e.Format)),
-		[]byte(e.Role), []byte(e.Name), e.PublicKey, e.Recipient)
+	fields := [][]byte{keyshare.Uint64(uint64(e.Format)), []byte(e.Role), []byte(e.Name), e.PublicKey, e.Recipient}
+	if e.Replaces != "" {
+		fields = append(fields, []byte(e.Replaces))
+	}
+	return keyshare.Transcript(enrolmentDomain, fields...)
 }
 
 func verify(key ed25519.PublicKey, domain string, msg, sig []byte) bool {

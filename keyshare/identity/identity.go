@@ -48,6 +48,8 @@ type Identity struct {
 	name    string
 	path    string // of its file; "" : it has none
 	current atomic.Pointer[material]
+	// replaces is the fingerprint of the key whose Next it is; "" : it is nobody's.
+	replaces string
 }
 
 // material is a key with what is made of it. Immutable.

@@ -221,6 +221,7 @@ func TestEnrolment(t *testing.T) {
 		"another recipient":   change(func(e *identity.Enrolment) { e.Recipient = bytes.Repeat([]byte{1}, 32) }),
 		"another key":         change(func(e *identity.Enrolment) { e.PublicKey = eb.PublicKey }),
 		"another's signature": change(func(e *identity.Enrolment) { e.Signature = eb.Signature }),
+		"a replaced key":      change(func(e *identity.Enrolment) { e.Replaces = bridge.Fingerprint() }),
 		"no signature":        change(func(e *identity.Enrolment) { e.Signature = nil }),
 		"another format":      change(func(e *identity.Enrolment) { e.Format = 2 }),
 		"unknown role":        change(func(e *identity.Enrolment) { e.Role = "root" }),

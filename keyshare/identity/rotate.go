@@ -6,9 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
 	"keybridge/keyshare"
 )
@@ -22,14 +20,15 @@ func nextPath(path string) string {
 
 // Next is the identity that is to replace this one: same role and name, another
 // key, in identity.next.key beside identity.key. It is made if there is none, so
-// that a lost enrolment or an interrupted run costs nothing.
+// that a lost enrolment or an interrupted run costs nothing. Its Enrolment says
+// which key it replaces.
 func (id *Identity) Next() (*Identity, error) {
 	if id.path == "" {
 		return nil, fmt.Errorf("next identity of %s: it has no file", id)
 	}
 	next, err := Load(nextPath(id.path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Create(nextPath(id.path), id.role, id.name)
+		next, err = Create(nextPath(id.path), id.role, id.name)
 	}
 	if err != nil {
 		return nil, err
@@ -37,6 +36,7 @@ func (id *Identity) Next() (*Identity, error) {
 	if next.role != id.role || next.name != id.name {
 		return nil, fmt.Errorf("%s is of %s, not of %s", next.path, next, id)
 	}
+	next.replaces = id.Fingerprint()
 	return next, nil
 }
 
@@ -57,7 +57,7 @@ func (id *Identity) rotate(m *keyshare.Manifest) error {
 	if m == nil || id.path == "" {
 		return nil
 	}
-	of := entry(m, id.role, id.name)
+	of := m.Entry(string(id.role), id.name)
 	if of == nil {
 		return nil
 	}
@@ -74,7 +74,7 @@ func (id *Identity) rotate(m *keyshare.Manifest) error {
 			kept[path] = key
 		}
 	}
-	for _, spki := range []string{*of.next, *of.spki} {
+	for _, spki := range []string{*of.Next, *of.SPKI} {
 		if spki == "" {
 			continue
 		}
@@ -84,7 +84,7 @@ func (id *Identity) rotate(m *keyshare.Manifest) error {
 	}
 	// A next key that is in force by itself takes the old one's file; until then a
 	// rotation can be called off.
-	if next := kept[nextPath(id.path)]; next != nil && next.Fingerprint() == *of.spki {
+	if next := kept[nextPath(id.path)]; next != nil && next.Fingerprint() == *of.SPKI {
 		if err := os.Rename(nextPath(id.path), id.path); err != nil {
 			return fmt.Errorf("rotate identity: %w", err)
 		}
@@ -101,71 +101,4 @@ func (id *Identity) use(spki string, kept map[string]*Identity) bool {
 		}
 	}
 	return false
-}
-
-// enrolled points at what the manifest's three kinds of entries have in common.
-type enrolled struct {
-	spki, next *string
-	notAfter   **time.Time
-	recipient  []byte
-}
-
-func entry(m *keyshare.Manifest, role Role, name string) *enrolled {
-	switch role {
-	case RoleKeeper:
-		for i := range m.Keepers {
-			if k := &m.Keepers[i]; k.Name == name {
-				return &enrolled{&k.SPKI, &k.Next, &k.NotAfter, k.Recipient}
-			}
-		}
-	case RoleBridge:
-		for i := range m.Bridges {
-			if b := &m.Bridges[i]; b.Name == name {
-				return &enrolled{&b.SPKI, &b.Next, &b.NotAfter, nil}
-			}
-		}
-	case RoleControl:
-		for i := range m.ControlPlanes {
-			if c := &m.ControlPlanes[i]; c.Name == name {
-				return &enrolled{&c.SPKI, &c.Next, &c.NotAfter, nil}
-			}
-		}
-	}
-	return nil
-}
-
-// Rotate is one step of replacing the key of an enrolled process: the manifest to
-// sign after m. The first step, of a key that m does not list, lists it as the next
-// one beside the old: both are accepted, and the process takes the new one into use.
-// The second, with the same enrolment once every process has seen that manifest,
-// drops the old. until, if not nil, is when the enrolment shall end by itself.
-func Rotate(m *keyshare.Manifest, e *Enrolment, until *time.Time, now time.Time) (*keyshare.Manifest, error) {
-	if err := e.Validate(); err != nil {
-		return nil, fmt.Errorf("rotate: %w", err)
-	}
-	c := *m
-	c.Keepers, c.Bridges, c.ControlPlanes = slices.Clone(m.Keepers), slices.Clone(m.Bridges), slices.Clone(m.ControlPlanes)
-	c.Version, c.CreatedAt = m.Version+1, now.UTC().Truncate(time.Second)
-	of := entry(&c, e.Role, e.Name)
-	if of == nil {
-		return nil, fmt.Errorf("rotate: %s %s is not in manifest version %d", e.Role, e.Name, m.Version)
-	}
-	if !slices.Equal(of.recipient, e.Recipient) {
-		// A share is delivered to a recipient: another one is a matter of a rekey.
-		return nil, fmt.Errorf("rotate: %s %s applied with another recipient than it has", e.Role, e.Name)
-	}
-	spki := e.Fingerprint()
-	switch spki {
-	case *of.spki:
-		return nil, fmt.Errorf("rotate: %s %s has this key already", e.Role, e.Name)
-	case *of.next:
-		*of.spki, *of.next = spki, ""
-	default:
-		*of.next = spki
-	}
-	if until != nil {
-		end := until.UTC().Truncate(time.Second)
-		*of.notAfter = &end
-	}
-	return &c, nil
 }

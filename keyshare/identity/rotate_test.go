@@ -7,22 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
 )
-
-func enrolment(t testing.TB, id *identity.Identity, recipient []byte) *identity.Enrolment {
-	t.Helper()
-	e, err := id.Enrolment(recipient)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &e
-}
 
 // TestRotationWithoutRestart goes through a rotation as a process that runs sees it.
 func TestRotationWithoutRestart(t *testing.T) {
@@ -69,11 +59,16 @@ func TestRotationWithoutRestart(t *testing.T) {
 	}
 	uses("before it is enrolled", old)
 
-	m, err := identity.Rotate(tr.Manifest(), enrolment(t, next, nil), nil, time.Now())
-	if err != nil {
-		t.Fatal(err)
+	e, err := next.Enrolment(nil)
+	if err != nil || e.Replaces != old || e.Fingerprint() != next.Fingerprint() {
+		t.Errorf("its enrolment replaces %q: %v", e.Replaces, err)
 	}
-	update(t, tr, sign(t, h.root, m))
+	list := func(v uint64, current, next string) {
+		t.Helper()
+		update(t, tr, h.signed(t, version(v), func(m *keyshare.Manifest) { m.Bridges[0].SPKI, m.Bridges[0].Next = current, next }))
+	}
+
+	list(2, old, next.Fingerprint())
 	uses("as the next one", next.Fingerprint())
 	if on("identity.key") != old || on("identity.next.key") != next.Fingerprint() {
 		t.Error("the old key's file is touched while the old key is enrolled")
@@ -90,14 +85,11 @@ func TestRotationWithoutRestart(t *testing.T) {
 		t.Errorf("after a restart: %v, the identity is another one", err)
 	}
 
-	if m, err = identity.Rotate(m, enrolment(t, next, nil), nil, time.Now()); err != nil {
-		t.Fatal(err)
-	}
 	stolen, err := identity.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	update(t, tr, sign(t, h.root, m))
+	list(3, next.Fingerprint(), "")
 	uses("alone", next.Fingerprint())
 	if on("identity.key") != next.Fingerprint() || on("identity.next.key") != "" {
 		t.Error("the next key did not take the old one's file")
@@ -189,53 +181,4 @@ func TestRotationInterrupted(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
-}
-
-func TestRotate(t *testing.T) {
-	h := newHouse(t)
-	now := time.Date(2026, 7, 1, 2, 3, 4, 5, time.FixedZone("", 7200))
-	recipient := make([]byte, 32)
-	newKeeper, newBridge := create(t, identity.RoleKeeper, "keeper-1"), create(t, identity.RoleBridge, "bridge-1")
-	e := enrolment(t, newKeeper, recipient)
-	until := now.AddDate(1, 0, 0)
-	first, err := identity.Rotate(h.manifest, e, &until, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := first.Keepers[0]
-	if k.SPKI != h.keeper.Fingerprint() || k.Next != newKeeper.Fingerprint() || first.Version != 2 || !k.NotAfter.Equal(until.Truncate(time.Second)) {
-		t.Errorf("first step: version %d, %+v", first.Version, k)
-	}
-	if h.manifest.Keepers[0].Next != "" || h.manifest.Version != 1 {
-		t.Error("the manifest in force was changed")
-	}
-	second, err := identity.Rotate(first, e, nil, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k = second.Keepers[0]
-	if k.SPKI != newKeeper.Fingerprint() || k.Next != "" || second.Version != 3 || k.NotAfter == nil {
-		t.Errorf("second step: version %d, %+v", second.Version, k)
-	}
-	tr := h.trust(t)
-	for _, m := range []*keyshare.Manifest{first, second} {
-		update(t, tr, sign(t, h.root, m)) // it is valid, and the share is the same
-	}
-
-	forged := *e
-	forged.Name = "keeper-2"
-	for name, tt := range map[string]*identity.Enrolment{
-		"an unknown process":   enrolment(t, create(t, identity.RoleBridge, "bridge-9"), nil),
-		"another role":         enrolment(t, create(t, identity.RoleControl, "bridge-1"), nil),
-		"another recipient":    enrolment(t, newKeeper, append(make([]byte, 31), 1)),
-		"the key it has":       enrolment(t, h.bridge, nil),
-		"a forged application": &forged,
-	} {
-		if _, err := identity.Rotate(h.manifest, tt, nil, now); err == nil {
-			t.Errorf("%s: rotated", name)
-		}
-	}
-	if m, err := identity.Rotate(h.manifest, enrolment(t, newBridge, nil), nil, now); err != nil || m.Bridges[0].Next != newBridge.Fingerprint() {
-		t.Errorf("a bridge: %v", err)
-	}
 }

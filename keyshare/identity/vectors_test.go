@@ -15,10 +15,11 @@ var rewrite = flag.Bool("update", false, "rewrite testdata with new keys, before
 
 const vectorFile = "testdata/enrolment-v1.json"
 
-// enrolmentVector is an identity file and the one enrolment that it makes: Ed25519
-// signatures are deterministic.
+// enrolmentVector is an identity file and the one enrolment that it makes, or that of
+// the identity that is to replace it: Ed25519 signatures are deterministic.
 type enrolmentVector struct {
 	Identity  string `json:"identity"`
+	Next      string `json:"next,omitempty"`
 	Recipient []byte `json:"recipient,omitempty"`
 	Enrolment string `json:"enrolment"`
 }
@@ -32,7 +33,7 @@ func TestEnrolmentVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all []enrolmentVector
-	if err := json.Unmarshal(raw, &all); err != nil || len(all) != 3 {
+	if err := json.Unmarshal(raw, &all); err != nil || len(all) != 4 {
 		t.Fatalf("%d vectors, %v", len(all), err)
 	}
 	for _, v := range all {
@@ -43,6 +44,14 @@ func TestEnrolmentVectors(t *testing.T) {
 		id, err := identity.Load(path)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if v.Next != "" {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(path), "identity.next.key"), []byte(v.Next), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if id, err = id.Next(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		e, err := id.Enrolment(v.Recipient)
 		if err != nil {
@@ -61,17 +70,27 @@ func TestEnrolmentVectors(t *testing.T) {
 func writeEnrolmentVectors(t *testing.T) {
 	t.Helper()
 	var all []enrolmentVector
-	for _, role := range []identity.Role{identity.RoleKeeper, identity.RoleBridge, identity.RoleControl} {
+	read := func(path string) string {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for i, role := range []identity.Role{identity.RoleKeeper, identity.RoleBridge, identity.RoleControl, identity.RoleKeeper} {
 		path := filepath.Join(t.TempDir(), "identity.key")
 		id, err := identity.Create(path, role, string(role)+"-1")
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+		v := enrolmentVector{Identity: read(path)}
+		if i == 3 {
+			if id, err = id.Next(); err != nil {
+				t.Fatal(err)
+			}
+			v.Next = read(filepath.Join(filepath.Dir(path), "identity.next.key"))
 		}
-		v := enrolmentVector{Identity: string(file)}
 		if role == identity.RoleKeeper {
 			v.Recipient = bytes.Repeat([]byte{9}, 32)
 		}

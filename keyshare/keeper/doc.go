@@ -6,6 +6,7 @@
 // A keeper owns one directory:
 //
 //	identity.key      its Ed25519 identity (package identity)
+//	identity.next.key the one that is to replace it, while it does
 //	enrolment.key.age the HPKE private key that its share is delivered to
 //	share.age         its share
 //	share.json        the newest signed manifest that describes that share

@@ -92,6 +92,9 @@ func (s *Server) open() error {
 	if err != nil {
 		return err
 	}
+	if err := id.Follow(trust); err != nil {
+		return err
+	}
 	known := trust.Manifest() != nil
 	for _, file := range []string{shareFile, recordFile} {
 		if _, err := os.Stat(filepath.Join(s.cfg.Dir, file)); err == nil && !known {
@@ -133,7 +136,7 @@ func (s *Server) Close() {
 	s.unlock()
 }
 
-// Identity is the keeper's own, for identity.ServerTLS.
+// Identity is the keeper's own, for identity.ServerTLS. It follows Trust.
 func (s *Server) Identity() *identity.Identity { return s.id }
 
 // Trust is the keeper's manifest, kept in its directory: an Update is saved, and a

@@ -27,19 +27,19 @@ type Operator struct {
 	id     *identity.Identity
 	trust  *identity.Trust
 	addrs  map[string]string
-	expect map[string]string
+	expect map[string]keyshare.Keeper
 }
 
 // NewOperator speaks as id, an operator's session, to the keepers at addrs, name to
 // host:port. A keeper is recognised by the manifest in force in trust.
 func NewOperator(id *identity.Identity, trust *identity.Trust, addrs map[string]string) *Operator {
-	return &Operator{id: id, trust: trust, addrs: addrs, expect: make(map[string]string)}
+	return &Operator{id: id, trust: trust, addrs: addrs, expect: make(map[string]keyshare.Keeper)}
 }
 
-// Expect has a keeper recognised by the fingerprint of its key instead: one that the
-// manifest in force does not list, because it is to join or has left. Call it before
-// the other methods.
-func (o *Operator) Expect(keeper, spki string) { o.expect[keeper] = spki }
+// Expect has a keeper recognised by the keys that are given instead of those that the
+// manifest in force lists: because it is to join or has left, or to see whether it uses
+// the one and not the other. Call it before the other methods.
+func (o *Operator) Expect(keeper keyshare.Keeper) { o.expect[keeper.Name] = keeper }
 
 // Status asks a keeper what it holds.
 func (o *Operator) Status(ctx context.Context, keeper string) (res *release.StatusResponse, err error) {
@@ -88,7 +88,9 @@ func (o *Operator) Adopt(ctx context.Context, keeper string, signed []byte) (ack
 		if err := ack.Verify(); err != nil {
 			return err
 		}
-		if ack.GetKeeper() != h.peer() || ack.GetSet() != m.Set || ack.GetEpoch() != m.Epoch || ack.GetVersion() < m.Version {
+		// The manifest may have had it take its next key, on a connection made with the one before.
+		k, _ := m.Keeper(keeper)
+		if by := ack.GetKeeper(); by != h.peer() && !k.Is(by) || ack.GetSet() != m.Set || ack.GetEpoch() != m.Epoch || ack.GetVersion() < m.Version {
 			return fmt.Errorf("it acknowledged set %s epoch %d version %d as %s", ack.GetSet(), ack.GetEpoch(), ack.GetVersion(), ack.GetKeeper())
 		}
 		return nil
@@ -143,11 +145,11 @@ func (o *Operator) call(ctx context.Context, keeper string, f func(context.Conte
 	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
 	defer cancel()
 	h := &handshake{config: identity.ClientTLS(o.id, o.trust, identity.RoleKeeper, keeper)}
-	if spki, ok := o.expect[keeper]; ok {
+	if k, ok := o.expect[keeper]; ok {
 		h.config.VerifyConnection = func(cs tls.ConnectionState) error {
 			// TLS has made sure that the peer has the key. Which name it goes by is the caller's.
-			if len(cs.PeerCertificates) != 1 || fingerprint(cs) != spki {
-				return fmt.Errorf("who answers there does not have the key %s: %w", spki, identity.ErrNotEnrolled)
+			if len(cs.PeerCertificates) != 1 || !k.Is(fingerprint(cs)) {
+				return fmt.Errorf("who answers there does not have the key %s: %w", k.SPKI, identity.ErrNotEnrolled)
 			}
 			return nil
 		}

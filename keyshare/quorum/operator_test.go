@@ -35,7 +35,7 @@ func TestOperatorRekeys(t *testing.T) {
 	addrs["keeper-4"] = joins.Addr
 	trust, ctx := s.Trust(t), t.Context()
 	op := quorum.NewOperator(s.Operator(t), trust, addrs)
-	op.Expect("keeper-4", joins.Enrolled.Fingerprint())
+	op.Expect(keyshare.Keeper{Name: "keeper-4", SPKI: joins.Enrolled.Fingerprint()})
 
 	cfg := config(t, s)
 	cfg.Identity, cfg.Reason = s.Operator(t), "rekey"
@@ -62,7 +62,7 @@ func TestOperatorRekeys(t *testing.T) {
 	if _, err := op.Adopt(ctx, "keeper-2", next.Signed); !errors.Is(err, identity.ErrNotEnrolled) {
 		t.Errorf("got %v", err)
 	}
-	op.Expect("keeper-2", s.Keepers[1].Enrolled.Fingerprint())
+	op.Expect(keyshare.Keeper{Name: "keeper-2", SPKI: s.Keepers[1].Enrolled.Fingerprint()})
 	var acks []*release.Acknowledgement
 	for _, name := range []string{"keeper-1", "keeper-4", "keeper-2"} {
 		ack, err := op.Adopt(ctx, name, next.Signed)
@@ -85,7 +85,7 @@ func TestOperatorRekeys(t *testing.T) {
 
 	// keeper-3 missed it all and still opens nothing.
 	s.Keepers[2].Start(t)
-	op.Expect("keeper-3", s.Keepers[2].Enrolled.Fingerprint())
+	op.Expect(keyshare.Keeper{Name: "keeper-3", SPKI: s.Keepers[2].Enrolled.Fingerprint()})
 	ack, err := op.Adopt(ctx, "keeper-3", next.Signed)
 	if err != nil || ack.GetEpoch() != 2 {
 		t.Errorf("%v, %v", ack, err)
@@ -290,7 +290,7 @@ func TestOperatorIsRefused(t *testing.T) {
 	if _, err := op.Status(t.Context(), "keeper-2"); err == nil || !strings.Contains(err.Error(), "keeper keeper-2: no address") {
 		t.Error(err)
 	}
-	op.Expect("keeper-9", s.Keepers[1].Enrolled.Fingerprint())
+	op.Expect(keyshare.Keeper{Name: "keeper-9", SPKI: s.Keepers[1].Enrolled.Fingerprint()})
 	if _, err := op.Status(t.Context(), "keeper-9"); !errors.Is(err, identity.ErrNotEnrolled) || !strings.Contains(err.Error(), "keeper keeper-9: ") {
 		t.Errorf("got %v", err)
 	}
