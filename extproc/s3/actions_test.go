@@ -166,6 +166,11 @@ x-amz-bypass-governance-retention, x-amz-website-redirect-location, x-amz-mfa, x
 *account*: ADMIN keys, where the bucket is an account connector's. Repositories without one
 answer ListBuckets themselves.
 
+Where the repository is limited to a folder of the bucket, keys and sources of copies are inside it,
+ListObjects, ListObjectsV2, ListObjectVersions and ListMultipartUploads have it for a prefix, or a longer one,
+and the keys of DeleteObjects are read in the body. HeadBucket and GetBucketLocation stay; every other
+operation on the bucket is refused.
+
 | action | request | READ | WRITE | ADMIN |
 |---|---|---|---|---|
 `)

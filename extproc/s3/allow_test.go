@@ -261,15 +261,28 @@ func TestAllocations(t *testing.T) {
 		"virtual host": call{method: "GET", path: "/cat.jpg", host: "photos." + front}.sign(t, s.read),
 		"copy":         call{method: "PUT", path: "/photos/cat.jpg", header: copyOf("photos/dog.jpg")}.sign(t, s.admin),
 	} {
-		decide := func() {
-			if _, e := s.Decide(now, r); e != nil {
-				t.Fatal(e.Reason)
-			}
+		s.allocations(t, name, r)
+	}
+	s = newFolders(t)
+	for name, r := range map[string]*extproc.Request{
+		"in a folder":    call{method: "GET", path: "/photos/team/a%20b/x/cat.jpg", query: "x-id=GetObject"}.sign(t, s.read),
+		"list a folder":  call{method: "GET", path: "/photos", query: "delimiter=%2F&list-type=2&prefix="}.sign(t, s.read),
+		"copy in folder": call{method: "PUT", path: "/photos/team/a%20b/k", header: copyOf("papers/p/k")}.sign(t, s.admin),
+	} {
+		s.allocations(t, name, r)
+	}
+}
+
+func (s *stage) allocations(t *testing.T, name string, r *extproc.Request) {
+	t.Helper()
+	decide := func() {
+		if _, e := s.Decide(now, r); e != nil {
+			t.Fatal(e.Reason)
 		}
-		decide() // caches the signing keys
-		// The pools may be emptied meanwhile, and the race detector empties them at random.
-		if n := testing.AllocsPerRun(200, decide); n > 0 && !raceEnabled {
-			t.Errorf("%s: %v allocations a request", name, n)
-		}
+	}
+	decide() // caches the signing keys
+	// The pools may be emptied meanwhile, and the race detector empties them at random.
+	if n := testing.AllocsPerRun(200, decide); n > 0 && !raceEnabled {
+		t.Errorf("%s: %v allocations a request", name, n)
 	}
 }

@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,6 +16,39 @@ import (
 func respell(r *extproc.Request) *extproc.Request {
 	r.Path = strings.Replace(r.Path, "%2B", "+", 1)
 	return r
+}
+
+// BenchmarkDecideInFolder is BenchmarkDecide where the repository is limited to a
+// folder: a key, a listing that gets its prefix, and the deletion of a thousand keys
+// from headers to decision.
+func BenchmarkDecideInFolder(b *testing.B) {
+	s := newFolders(b)
+	keys := make([]string, 1000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("team/a b/2026/11/22/object-%04d.jpg", i)
+	}
+	body := deleteOf(keys...)
+	for _, bm := range []struct {
+		name string
+		r    *extproc.Request
+	}{
+		{"get", call{method: "GET", path: "/photos/team/a%20b/2026/11/22/cat.jpg", query: "x-id=GetObject", hash: emptyHash}.sign(b, s.read)},
+		{"list", call{method: "GET", path: "/photos", query: "delimiter=%2F&list-type=2", hash: emptyHash}.sign(b, s.read)},
+		{"delete 1000", deleting(body, nil).sign(b, s.write)},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, e := s.Decide(now, bm.r)
+				if e == extproc.NeedBody {
+					_, e = s.DecideBody(now, bm.r, []byte(body), true)
+				}
+				if e != nil {
+					b.Fatalf("%+v", e)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkDecide measures the bridge's own work per request. A GET and a PUT as

@@ -157,6 +157,9 @@ func unescapeXML(raw string) (text string, ok bool) {
 		if strings.ContainsFunc(before, notText) {
 			return "", false
 		}
+		if !escaped && b.Len() == 0 {
+			return raw, true
+		}
 		b.WriteString(before)
 		if !escaped {
 			return b.String(), true

@@ -1,7 +1,7 @@
 // Package s3 is the Amazon S3 protocol: it verifies a request that an application
 // signed with a repository key, checks what the key may do, and signs the request
-// for the provider with the connector's credential. The body passes untouched, unless
-// it is signed in chunks.
+// for the provider with the connector's credential. The body passes untouched and
+// unseen, but for signed chunks and for DeleteObjects in a folder.
 //
 // What it takes, and nothing else: Signature Version 4 (AWS4-HMAC-SHA256) in the
 // Authorization header or in the query of a presigned URL, with the bucket in the path
@@ -67,6 +67,30 @@
 // held against the repository like any bucket, and sent on in one spelling; source and
 // destination must be one provider account (grant.Connector.SameAccount), because the
 // provider reads the one with the credential of the other.
+//
+// # Folders
+//
+// Where a repository is limited to a folder of a bucket (grant.Bucket), keys begin with
+// it, and the source of a copy with the folder of its own bucket. A key with ".", ".."
+// or empty segments, control characters, or bytes that are not UTF-8 is refused there:
+// some providers collapse or resolve these, so that the key that they act on would not
+// be the one that was held to the folder. A backslash counts as a slash for that. A key
+// may end in one slash, but for the folder's own.
+//
+// Lists without a prefix get the folder for one, signed for the provider; a longer
+// prefix goes on as it is, and whatever else is given for a prefix or a marker is
+// refused. The bucket's configuration is refused, also where the connector allows it;
+// HeadBucket and GetBucketLocation say nothing of keys. All of this answers as a bucket
+// outside the repository does.
+//
+// The keys of DeleteObjects are in its body, so there, and nowhere else, the body is
+// read before the provider is asked (delete.go): all of it, up to 2 MiB, held against
+// its signed hash. The provider then reads the same bytes with a parser of its own, so
+// that nothing is taken that two parsers might read in two ways (deletexml.go). One key
+// outside refuses the whole request.
+//
+// What stays outside of all keys is the provider's word: that a listing keeps to its
+// prefix, and an upload id to its key.
 //
 // # Buckets
 //
