@@ -78,7 +78,8 @@ type s3Request struct {
 	anonymous    bool
 	presign      bool
 	// chunks makes the body, when the request is signed; every time of the same length.
-	chunks func(*protocoltest.Chunks) string
+	chunks  func(*protocoltest.Chunks) string
+	chunked bool // without a content-length
 }
 
 func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
@@ -119,6 +120,9 @@ func signedRequest(ctx context.Context, front string, q s3Request) (*http.Reques
 	}
 	if q.host != "" {
 		r.Host = q.host
+	}
+	if q.chunked {
+		r.ContentLength = -1
 	}
 	if q.hash == "" {
 		sum := sha256.Sum256([]byte(q.body))

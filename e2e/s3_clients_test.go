@@ -21,13 +21,17 @@ import (
 
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
+	"keybridge/store/api/client"
 )
 
 // clientBuckets are the buckets of the repository that client programs get.
 var clientBuckets = []string{"clients-a", "clients-b"}
 
 // clientKeys are keys of one repository.
-type clientKeys struct{ admin, read, write stack.Key }
+type clientKeys struct {
+	repository         string // record id
+	admin, read, write stack.Key
+}
 
 // clients makes a repository of clientBuckets, each with a connector of its own and
 // the same provider credential.
@@ -58,11 +62,22 @@ func (w *world) connector(t *testing.T, bucket string) string {
 // repositoryKeys makes a repository of connectors, and a key of each access that works.
 func (w *world) repositoryKeys(t *testing.T, connectors ...string) (k clientKeys) {
 	t.Helper()
+	var buckets []client.RepoBucket
+	for _, id := range connectors {
+		buckets = append(buckets, client.RepoBucket{ID: id})
+	}
+	return w.limitedKeys(t, buckets...)
+}
+
+// limitedKeys is repositoryKeys of buckets that may be limited to folders.
+func (w *world) limitedKeys(t *testing.T, buckets ...client.RepoBucket) (k clientKeys) {
+	t.Helper()
 	ctx := t.Context()
-	repo, err := w.tenant.Repository(ctx, rand.Text(), connectors, nil)
+	repo, err := w.tenant.CreateRepo(ctx, client.RepoSpec{WorkspaceID: w.tenant.Workspace, Name: rand.Text(), Buckets: buckets})
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.repository = repo
 	for access, key := range map[string]*stack.Key{"ADMIN": &k.admin, "READ": &k.read, "WRITE": &k.write} {
 		if *key, err = w.tenant.StorageKey(ctx, repo, strings.ToLower(access), access); err != nil {
 			t.Fatal(err)

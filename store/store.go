@@ -127,8 +127,10 @@ type Repository struct {
 
 type RepositoryStorage struct {
 	ConnectorID string `json:"connectorId"`
-	Folder      string `json:"folder,omitempty"`
-	Master      bool   `json:"master,omitempty"`
+	// Folder limits the repository to the keys of the bucket that begin with it. It
+	// ends in a slash; empty for the whole bucket.
+	Folder string `json:"folder,omitempty"`
+	Master bool   `json:"master,omitempty"`
 }
 
 // Key is a repository key. Its secret is in Sealed: the S3 secret itself, or

@@ -23,9 +23,11 @@ func repoCommand() *cobra.Command {
 func repoCreateCommand(s scope) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a repository over connectors", Args: cobra.ExactArgs(1),
-		Example: "  keybridge repo create web --workspace team-a --connector photos --connector gpt",
+		Example: `  keybridge repo create web --workspace team-a --connector photos --connector gpt
+  keybridge repo create uploads --connector photos --folder photos=incoming/`,
 	}
 	names := cmd.Flags().StringArray("connector", nil, "connector by name or id; repeat")
+	folders := cmd.Flags().StringArray("folder", nil, "limit the repository to keys that begin with a folder of a bucket: CONNECTOR=FOLDER/; repeat")
 	complete(cmd, "connector", s.connectorNames, s)
 	required(cmd, "connector")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -41,6 +43,9 @@ func repoCreateCommand(s scope) *cobra.Command {
 		if spec.Buckets, spec.LLMs, err = split(*names, all); err != nil {
 			return err
 		}
+		if err := limit(spec.Buckets, *folders, all); err != nil {
+			return err
+		}
 		id, err := t.CreateRepo(cmd.Context(), spec)
 		if err != nil {
 			return err
@@ -53,18 +58,22 @@ func repoCreateCommand(s scope) *cobra.Command {
 func repoUpdateCommand(s scope) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update NAME|ID", Short: "Rename a repository, put connectors in or take them out", Args: cobra.ExactArgs(1),
+		Long: `The folders of connectors that stay are kept, but for those that --folder names; with
+nothing after the = the repository has the whole bucket again.`,
 		Example: `  keybridge repo update web --add gpt --remove photos
-  keybridge repo update web --name website`,
+  keybridge repo update web --name website
+  keybridge repo update web --folder photos=public/`,
 		ValidArgsFunction: s.completion(s.repoNames, 1),
 	}
 	name := cmd.Flags().String("name", "", "new name")
 	in := cmd.Flags().StringArray("add", nil, "connector to put in, by name or id; repeat")
 	out := cmd.Flags().StringArray("remove", nil, "connector to take out, by name or id; repeat")
+	folders := cmd.Flags().StringArray("folder", nil, "limit the repository to keys that begin with a folder of a bucket: CONNECTOR=FOLDER/; repeat")
 	complete(cmd, "add", s.connectorNames, s)
 	complete(cmd, "remove", s.connectorNames, s)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *name == "" && len(*in)+len(*out) == 0 {
-			return errors.New("nothing to change: --name, --add or --remove")
+		if *name == "" && len(*in)+len(*out)+len(*folders) == 0 {
+			return errors.New("nothing to change: --name, --add, --remove or --folder")
 		}
 		t, err := s.in(cmd)
 		if err != nil {
@@ -76,8 +85,8 @@ func repoUpdateCommand(s scope) *cobra.Command {
 		}
 		// The lists are replaced as a whole: not if somebody else changed them meanwhile.
 		u := client.RepoUpdate{Name: *name, Version: r.Version}
-		if len(*in)+len(*out) > 0 {
-			if u.Buckets, u.LLMs, err = t.members(cmd.Context(), r, *in, *out); err != nil {
+		if len(*in)+len(*out)+len(*folders) > 0 {
+			if u.Buckets, u.LLMs, err = t.members(cmd.Context(), r, *in, *out, *folders); err != nil {
 				return err
 			}
 		}
@@ -89,8 +98,9 @@ func repoUpdateCommand(s scope) *cobra.Command {
 	return cmd
 }
 
-// members are the connectors of a repository after some came in and some went out.
-func (t *tenant) members(ctx context.Context, r client.Repo, in, out []string) (buckets, llms []string, err error) {
+// members are the connectors of a repository after some came in, some went out, and
+// some were limited to folders.
+func (t *tenant) members(ctx context.Context, r client.Repo, in, out, folders []string) (buckets []client.RepoBucket, llms []string, err error) {
 	all, err := t.connectors(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -110,33 +120,57 @@ func (t *tenant) members(ctx context.Context, r client.Repo, in, out []string) (
 		}
 		gone = append(gone, x.ID)
 	}
-	buckets, llms = []string{}, []string{}
+	buckets, llms = []client.RepoBucket{}, []string{}
 	for _, b := range r.Buckets {
-		buckets = append(buckets, b.ID)
+		buckets = append(buckets, b.RepoBucket)
+	}
+	for _, b := range addBuckets {
+		if !slices.ContainsFunc(buckets, func(have client.RepoBucket) bool { return have.ID == b.ID }) {
+			buckets = append(buckets, b)
+		}
 	}
 	for _, l := range r.LLMs {
 		llms = append(llms, l.ID)
 	}
-	merged := func(have, more []string) []string {
-		for _, id := range more {
-			if !slices.Contains(have, id) {
-				have = append(have, id)
-			}
+	for _, id := range addLLMs {
+		if !slices.Contains(llms, id) {
+			llms = append(llms, id)
 		}
-		return slices.DeleteFunc(have, func(id string) bool { return slices.Contains(gone, id) })
 	}
-	return merged(buckets, addBuckets), merged(llms, addLLMs), nil
+	buckets = slices.DeleteFunc(buckets, func(b client.RepoBucket) bool { return slices.Contains(gone, b.ID) })
+	llms = slices.DeleteFunc(llms, func(id string) bool { return slices.Contains(gone, id) })
+	return buckets, llms, limit(buckets, folders, all)
+}
+
+// limit gives buckets of a repository the folders that flags name.
+func limit(buckets []client.RepoBucket, folders []string, all []connector) error {
+	for _, f := range folders {
+		name, folder, ok := strings.Cut(f, "=")
+		if !ok {
+			return fmt.Errorf("--folder %s: not of the form CONNECTOR=FOLDER/", f)
+		}
+		x, err := pickConnector(name, all)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(buckets, func(b client.RepoBucket) bool { return b.ID == x.ID })
+		if i < 0 {
+			return fmt.Errorf("--folder %s: the repository has no bucket of connector %s", f, x.Name)
+		}
+		buckets[i].Folder = folder
+	}
+	return nil
 }
 
 // split finds connectors by name and returns the ids of each kind.
-func split(names []string, all []connector) (buckets, llms []string, err error) {
+func split(names []string, all []connector) (buckets []client.RepoBucket, llms []string, err error) {
 	for _, name := range names {
 		x, err := pickConnector(name, all)
 		if err != nil {
 			return nil, nil, err
 		}
 		if x.storage() {
-			buckets = append(buckets, x.ID)
+			buckets = append(buckets, client.RepoBucket{ID: x.ID})
 		} else {
 			llms = append(llms, x.ID)
 		}
@@ -160,7 +194,7 @@ func repoListCommand(s scope) *cobra.Command {
 			var rows [][]string
 			for _, r := range all {
 				rows = append(rows, []string{
-					r.Name, names[r.WorkspaceID], enabled(!r.Disabled), strings.Join(repoConnectors(r), ","),
+					r.Name, names[r.WorkspaceID], enabled(!r.Disabled), strings.Join(limited(r), ","),
 					fmt.Sprint(len(r.StorageKeys) + len(r.AIKeys)), r.ID,
 				})
 			}
@@ -211,6 +245,17 @@ func repoConnectors(r client.Repo) (names []string) {
 	}
 	for _, l := range r.LLMs {
 		names = append(names, l.LLM.Name)
+	}
+	return names
+}
+
+// limited are a repository's connectors and the folders that it is limited to, as --folder takes them.
+func limited(r client.Repo) []string {
+	names := repoConnectors(r)
+	for i, b := range r.Buckets {
+		if b.Folder != "" {
+			names[i] += "=" + b.Folder
+		}
 	}
 	return names
 }

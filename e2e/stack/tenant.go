@@ -89,7 +89,11 @@ func (t *Tenant) LLM(ctx context.Context, l LLM) (string, error) {
 
 // Repository makes a repository of connectors and returns its id.
 func (t *Tenant) Repository(ctx context.Context, name string, buckets, llms []string) (string, error) {
-	return t.CreateRepo(ctx, client.RepoSpec{WorkspaceID: t.Workspace, Name: name, Buckets: buckets, LLMs: llms})
+	spec := client.RepoSpec{WorkspaceID: t.Workspace, Name: name, LLMs: llms}
+	for _, id := range buckets {
+		spec.Buckets = append(spec.Buckets, client.RepoBucket{ID: id})
+	}
+	return t.CreateRepo(ctx, spec)
 }
 
 // StorageKey makes a key of a repository: READ, WRITE or ADMIN.

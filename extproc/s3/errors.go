@@ -127,7 +127,7 @@ var (
 	failCopyEncoding = failure{"InvalidArgument", 400, "Invalid copy source encoding", "copy_source"}
 	failCopyBucket   = failure{"InvalidArgument", 400, "Invalid copy source bucket name", "copy_source"}
 	failCopyKey      = failure{"InvalidArgument", 400, "Invalid copy source object key", "copy_source"}
-	failCopyAcross   = failure{"NotImplemented", 501, "The source and the destination of a copy must be in the same account of the same storage provider.", "copy_across"}
+	failCopyAcross   = failure{"NotImplemented", 501, "Source and destination of this copy are not served with one credential of one storage provider, which would have to make it. Download the object and upload it instead.", "copy_across"}
 	failNoUpload     = failure{"InvalidArgument", 400, "This operation does not accept partNumber without uploadId", "unknown_operation"}
 	failNotCopy      = failure{"InvalidArgument", 400, "You can only specify a copy source header for copy requests.", "unknown_operation"}
 	failUploadsKey   = failure{"InvalidRequest", 400, "Key is not expected for the GET method ?uploads subresource", "unknown_operation"}

@@ -90,11 +90,14 @@ func auditData(r store.Record) map[string]any {
 		return data
 	case *store.Repository:
 		data := map[string]any{"name": r.Name, "disabled": r.Disabled, "aiTotal": len(r.AI), "ai": r.AI[:min(len(r.AI), maxNamed)]}
-		storage := []string{}
+		storage, folders := []string{}, map[string]string{}
 		for _, st := range r.Storage[:min(len(r.Storage), maxNamed)] {
 			storage = append(storage, st.ConnectorID)
+			if st.Folder != "" {
+				folders[st.ConnectorID] = st.Folder
+			}
 		}
-		data["storage"], data["storageTotal"] = storage, len(r.Storage)
+		data["storage"], data["storageTotal"], data["folders"] = storage, len(r.Storage), folders
 		return data
 	case *store.Key:
 		return map[string]any{"name": r.Name, "repository": r.Repository, "type": r.Type, "key": r.Key, "access": r.Access,

@@ -69,6 +69,13 @@ func TestAuditedChanges(t *testing.T) {
 	change("credential", "updated", func() string { e.ok("PUT", "/apikeys/"+shared, m{"secret": "rotated"}); return shared })
 	change("repository", "created", func() string { repo = e.repo("r", []string{bucket}, []string{llm}); return repo })
 	change("repository", "updated", func() string { e.ok("PUT", "/repo/"+repo, m{"disabled": true}); return repo })
+	l = change("repository", "updated", func() string {
+		e.ok("PUT", "/repo/"+repo, m{"repoBuckets": []m{{"bucketId": bucket, "folder": "team/"}}})
+		return repo
+	})
+	if !strings.Contains(string(l.Data), `"folders":{"`+bucket+`":"team/"}`) {
+		t.Errorf("%s", l.Data)
+	}
 	var issued []string
 	issue := func(path string, body m) string {
 		a := e.ok("POST", "/repo/"+repo+path, body)

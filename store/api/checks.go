@@ -3,7 +3,10 @@ package api
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"keybridge/store"
 )
@@ -62,6 +65,31 @@ func checkBucket(bucket string) error {
 		return badField("bucket", "must be 3 to 255 letters, digits, dots, - and _, or * for the whole account")
 	}
 	return nil
+}
+
+// maxFolder leaves half of what a key may have (1,024 bytes) to what is in the folder.
+const maxFolder = 512
+
+// badFolder says what is wrong with a folder that a repository is limited to: keys
+// must be in it however a provider reads a path. A bridge leaves out a bucket whose
+// folder is not so (package grant).
+func badFolder(folder string) string {
+	switch {
+	case len(folder) > maxFolder:
+		return fmt.Sprintf("must be up to %d bytes", maxFolder)
+	case !strings.HasSuffix(folder, "/"):
+		return "must end in /"
+	case strings.HasPrefix(folder, "/"):
+		return "must not begin with /: keys do not"
+	case strings.ContainsFunc(folder, func(c rune) bool { return c == '\\' || c == utf8.RuneError || unicode.IsControl(c) }):
+		return "must be UTF-8 without control characters and backslashes"
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(folder, "/"), "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return "must have no empty segment, nor . or .. for one"
+		}
+	}
+	return ""
 }
 
 // checkAccessKey refuses what delimits a credential in SigV4 or needs quoting in

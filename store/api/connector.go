@@ -409,7 +409,8 @@ func (s *server) connectorInPath(q *call, storage bool, need store.Access) (*sto
 	return c, err
 }
 
-// checkBucketsOfUsers refuses a bucket that a repository of the connector has from another one.
+// checkBucketsOfUsers refuses a bucket that a repository of the connector has from
+// another one, and the whole account where a repository is limited to a folder.
 func (s *server) checkBucketsOfUsers(ctx context.Context, changed *store.Connector) error {
 	repos, err := all[*store.Repository](ctx, s, changed.M.Workspace)
 	if err != nil {
@@ -419,6 +420,9 @@ func (s *server) checkBucketsOfUsers(ctx context.Context, changed *store.Connect
 		uses, clash := false, false
 		for _, st := range r.Storage {
 			if st.ConnectorID == changed.M.ID {
+				if st.Folder != "" && changed.Bucket == wholeAccount {
+					return badField("bucket", "repository %s is limited to a folder, which needs one bucket", r.M.ID)
+				}
 				uses = true
 				continue
 			}

@@ -169,3 +169,58 @@ func TestRepositories(t *testing.T) {
 		t.Errorf("AI-only repository: %v", got)
 	}
 }
+
+// TestFolders: what a repository may be limited to, and how that changes.
+func TestFolders(t *testing.T) {
+	e := newEnv(t)
+	one, two := e.bucket(), e.bucket("name", "two", "bucket", "second-bucket")
+	same := e.bucket("name", "same", "endpoint", "https://other.example.com")
+	account := e.bucket("name", "account", "bucket", "*")
+	body := func(buckets ...m) m { return with(repoBody(e.ws, "r", nil, nil), "repoBuckets", buckets) }
+	in := func(id, folder string) m { return m{"bucketId": id, "folder": folder} }
+
+	longest := strings.Repeat("a", 511) + "/"
+	for folder, why := range map[string]string{
+		"team": "must end in /", "/": "must not begin", "/team/": "must not begin", "team//": "empty segment", "a//b/": "empty segment",
+		"./": ". or ..", "../": ". or ..", "a/../": ". or ..", "a/./b/": ". or ..", `a\b/`: "backslashes", "a\x00/": "control characters",
+		"a\nb/": "control characters", "a\u0085/": "control characters", "a\ufffd/": "UTF-8", "a" + longest: "512 bytes",
+	} {
+		for _, path := range []string{"/repo", "/repo/validate"} {
+			refused(t, folder, e.do("POST", path, body(in(one, folder))), 400, "INVALID_FIELD", "repoBuckets[0].folder: ")
+		}
+		if a := e.do("POST", "/repo", body(in(one, folder))); !strings.Contains(string(a.raw), why) {
+			t.Errorf("%q: %s, want %q", folder, a.raw, why)
+		}
+	}
+	refused(t, "an account", e.do("POST", "/repo", body(in(account, "team/"))), 400, "INVALID_FIELD", "repoBuckets: ")
+	refused(t, "two folders of one bucket", e.do("POST", "/repo", body(in(one, "a/"), in(same, "b/"))), 409, "NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets: ")
+
+	for _, folder := range []string{"team/", "a b/ü/.c/..d/", longest} {
+		e.ok("POST", "/repo/validate", body(in(one, folder)))
+	}
+	id := e.ok("POST", "/repo", body(in(one, "team/"), in(two, ""))).str(t, "repoId")
+	folders := func() (got []any) {
+		for _, b := range find(t, e.ok("GET", "/repo", nil).items(t, "repos"), id)["buckets"].([]any) {
+			got = append(got, b.(m)["folder"])
+		}
+		return got
+	}
+	if diff := cmp.Diff([]any{"team/", ""}, folders()); diff != "" {
+		t.Error(diff)
+	}
+	e.ok("PUT", "/repo/"+id, m{"name": "renamed"})
+	if r := record[*store.Repository](e, id); r.Storage[0].Folder != "team/" || r.Storage[1].Folder != "" {
+		t.Errorf("after another change: %+v", r.Storage)
+	}
+	refused(t, "no folder", e.do("PUT", "/repo/"+id, m{"repoBuckets": []m{in(one, "team")}}), 400, "INVALID_FIELD", "repoBuckets[0].folder: ")
+	refused(t, "made an account", e.do("PUT", "/bucket/"+one, m{"bucket": "*", "secret": "x"}), 400, "INVALID_FIELD", "bucket: ")
+	e.ok("PUT", "/bucket/"+two, m{"bucket": "*", "secret": "x"})
+	e.ok("PUT", "/repo/"+id, m{"repoBuckets": []m{in(one, "team/sub/")}})
+	if diff := cmp.Diff([]any{"team/sub/"}, folders()); diff != "" {
+		t.Error(diff)
+	}
+	e.ok("PUT", "/repo/"+id, m{"repoBuckets": []m{{"bucketId": one}}}) // the list is replaced
+	if diff := cmp.Diff([]any{""}, folders()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -79,8 +79,10 @@ func readRepoForm(b *body) (*repoForm, error) {
 		if st.ConnectorID == "" {
 			item.fail("bucketId", "is required")
 		}
-		if item.text("folder") != "" {
-			item.fail("folder", "limiting a repository to a folder is not supported yet")
+		if st.Folder = item.text("folder"); st.Folder != "" {
+			if why := badFolder(st.Folder); why != "" {
+				item.fail("folder", "%s", why)
+			}
 		}
 		if slices.ContainsFunc(f.storage, func(o store.RepositoryStorage) bool { return o.ConnectorID == st.ConnectorID }) {
 			item.fail("bucketId", "is listed twice")
@@ -140,6 +142,9 @@ func (f *repoForm) apply(ctx context.Context, s *server, r *store.Repository) er
 		}
 		if r.StorageType == "" {
 			r.StorageType = c.Type
+		}
+		if st.Folder != "" && c.Bucket == wholeAccount {
+			return badField("repoBuckets", "bucket %s is a whole account; a folder needs one bucket", c.Name)
 		}
 		if buckets[c.Bucket] {
 			return conflict("NORMAL_UNIT_FOLDER_ALREADY_USED", "repoBuckets: two connectors for buckets of the same name; an application could not tell them apart")

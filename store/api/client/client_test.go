@@ -125,7 +125,7 @@ func TestEverything(t *testing.T) {
 	secret := client.Secret("s3-secret-in-clear")
 	bucket := must(c.CreateBucket(ctx, client.BucketSpec{WorkspaceID: ws.ID, Name: "b", Bucket: "photos", Key: "AKIA", Secret: secret}))(t)
 	llm := must(c.CreateLLM(ctx, client.LLMSpec{WorkspaceID: ws.ID, Name: "l", AIType: "OPENAI", Secret: client.Secret("sk-in-clear")}))(t)
-	repo := must(c.CreateRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r", Buckets: []string{bucket}, LLMs: []string{llm}}))(t)
+	repo := must(c.CreateRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r", Buckets: []client.RepoBucket{{ID: bucket, Folder: "team/"}}, LLMs: []string{llm}}))(t)
 	at := time.Now().Add(time.Hour)
 	sk := must(c.CreateStorageKey(ctx, repo, client.KeySpec{Name: "k", AccessType: "ADMIN", ExpiresAt: &at}))(t)
 	ak := must(c.CreateAIKey(ctx, repo, client.KeySpec{Name: "k", AIType: "OPENAI"}))(t)
@@ -154,7 +154,7 @@ func TestEverything(t *testing.T) {
 		t.Errorf("LLMs: %+v", got)
 	}
 	repos := must(c.Repos(ctx, ws.ID))(t)
-	if len(repos) != 1 || repos[0].Buckets[0].Bucket.Bucket != "photos" || repos[0].LLMs[0].LLM.Name != "l" ||
+	if len(repos) != 1 || repos[0].Buckets[0].Bucket.Bucket != "photos" || repos[0].Buckets[0].ID != bucket || repos[0].Buckets[0].Folder != "team/" || repos[0].LLMs[0].LLM.Name != "l" ||
 		repos[0].StorageKeys[0].ID != sk.ID || repos[0].AIKeys[0].ID != ak.ID {
 		t.Errorf("repositories: %+v", repos)
 	}

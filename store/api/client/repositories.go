@@ -48,8 +48,17 @@ func (c *Client) DeleteWorkspace(ctx context.Context, id string) error {
 type RepoSpec struct {
 	WorkspaceID string
 	Name        string
-	Buckets     []string // ids of S3 connectors
+	Buckets     []RepoBucket
 	LLMs        []string // ids of AI connectors
+}
+
+// RepoBucket is an S3 connector in a repository.
+type RepoBucket struct {
+	ID string `json:"bucketId"`
+	// Folder limits the repository to the keys that begin with it; it ends in a slash.
+	// Empty: the whole bucket.
+	Folder string `json:"folder"`
+	Master bool   `json:"master"`
 }
 
 // Repo is a repository.
@@ -59,7 +68,7 @@ type Repo struct {
 	Name        string `json:"name"`
 	Disabled    bool   `json:"disabled"`
 	Buckets     []struct {
-		ID     string `json:"bucketId"`
+		RepoBucket
 		Bucket Bucket `json:"bucket"`
 	} `json:"buckets"`
 	LLMs []struct {
@@ -74,17 +83,20 @@ type Repo struct {
 
 func (spec RepoSpec) body() map[string]any {
 	in := map[string]any{"workspaceId": spec.WorkspaceID, "name": spec.Name, "mode": "NORMAL",
-		"repoBuckets": members("bucketId", spec.Buckets), "repoAiLlms": members("aiLlmId", spec.LLMs)}
+		"repoBuckets": buckets(spec.Buckets), "repoAiLlms": llms(spec.LLMs)}
 	if len(spec.Buckets) > 0 {
 		in["storageType"] = "S3"
 	}
 	return in
 }
 
-func members(field string, ids []string) []map[string]string {
+// buckets is a list also where it is nil.
+func buckets(of []RepoBucket) []RepoBucket { return append([]RepoBucket{}, of...) }
+
+func llms(ids []string) []map[string]string {
 	out := []map[string]string{}
 	for _, id := range ids {
-		out = append(out, map[string]string{field: id})
+		out = append(out, map[string]string{"aiLlmId": id})
 	}
 	return out
 }
@@ -108,7 +120,7 @@ func (c *Client) ValidateNewRepo(ctx context.Context, spec RepoSpec) error {
 type RepoUpdate struct {
 	Name     string
 	Disabled *bool
-	Buckets  []string
+	Buckets  []RepoBucket
 	LLMs     []string
 	Version  uint64 // if not 0, the version that it must have
 }
@@ -116,10 +128,10 @@ type RepoUpdate struct {
 func (u RepoUpdate) body() map[string]any {
 	in := map[string]any{"name": u.Name, "disabled": u.Disabled}
 	if u.Buckets != nil {
-		in["repoBuckets"] = members("bucketId", u.Buckets)
+		in["repoBuckets"] = buckets(u.Buckets)
 	}
 	if u.LLMs != nil {
-		in["repoAiLlms"] = members("aiLlmId", u.LLMs)
+		in["repoAiLlms"] = llms(u.LLMs)
 	}
 	return in
 }

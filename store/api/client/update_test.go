@@ -172,7 +172,7 @@ func TestKeysAndRepositories(t *testing.T) {
 		t.Error(err)
 	}
 	bucket := must(c.CreateBucket(ctx, client.BucketSpec{WorkspaceID: ws.ID, Name: "b", Bucket: "photos", Key: "AK", Secret: client.Secret("x")}))(t)
-	if err := c.ValidateNewRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r", Buckets: []string{bucket}}); err != nil {
+	if err := c.ValidateNewRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r", Buckets: []client.RepoBucket{{ID: bucket}}}); err != nil {
 		t.Error(err)
 	}
 	repo := must(c.CreateRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r"}))(t)
@@ -180,7 +180,7 @@ func TestKeysAndRepositories(t *testing.T) {
 	if err := c.ValidateNewRepo(ctx, client.RepoSpec{WorkspaceID: ws.ID, Name: "r"}); !errors.As(err, &refused) || refused.Code != "NAME_ALREADY_USED" {
 		t.Errorf("%v", err)
 	}
-	update := client.RepoUpdate{Name: "renamed", Buckets: []string{bucket}, Version: 1}
+	update := client.RepoUpdate{Name: "renamed", Buckets: []client.RepoBucket{{ID: bucket}}, Version: 1}
 	if err := errors.Join(c.ValidateRepo(ctx, repo, update), c.UpdateRepo(ctx, repo, update)); err != nil {
 		t.Error(err)
 	}
