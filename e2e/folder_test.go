@@ -3,19 +3,14 @@ package e2e_test
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/md5"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/manager"
@@ -24,7 +19,6 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"keybridge/e2e/provider"
-	"keybridge/e2e/stack"
 	"keybridge/store/api/client"
 )
 
@@ -380,206 +374,4 @@ func utf16(s string) string {
 		b = append(b, c, 0)
 	}
 	return string(b)
-}
-
-// TestS3CopyAcross: two connectors with different credentials in one copy are refused
-// in words that say what to do, and neither provider is asked.
-func TestS3CopyAcross(t *testing.T) {
-	w := shared(t)
-	second, err := provider.StartS3(t.Context(), provider.S3Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := second.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	const far = "across-far"
-	if err := errors.Join(second.MakeBucket(t.Context(), far), w.s3.MakeBucket(t.Context(), teamBucket)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := second.Direct().PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(far), Key: aws.String("k"), Body: strings.NewReader("far")}); err != nil {
-		t.Fatal(err)
-	}
-	id, err := w.tenant.Bucket(t.Context(), stack.Bucket{
-		Name: rand.Text(), Bucket: far, Endpoint: second.URL(), Region: provider.Region, Key: second.Access, Secret: second.Secret,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.secrets.Add("secret of the second provider", second.Secret)
-	k := w.repositoryKeys(t, id, w.connector(t, teamBucket))
-	w.serves(t, s3Request{method: http.MethodGet, path: "/" + far + "/k", key: k.admin})
-	second.Reset()
-	w.reset()
-	ctx, c := t.Context(), w.s3SDK(k.admin)
-	for _, to := range []struct{ bucket, source string }{{teamBucket, far + "/k"}, {far, teamBucket + "/k"}} {
-		_, err := c.CopyObject(ctx, &s3.CopyObjectInput{Bucket: &to.bucket, Key: aws.String("copy"), CopySource: &to.source})
-		if err == nil || !strings.Contains(err.Error(), "NotImplemented") || !strings.Contains(err.Error(), "one credential of one storage provider") ||
-			!strings.Contains(err.Error(), "upload it instead") {
-			t.Errorf("copy: %v", err)
-		}
-		_, err = c.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-			Bucket: &to.bucket, Key: aws.String("copy"), CopySource: &to.source, UploadId: aws.String("u"), PartNumber: aws.Int32(1),
-		})
-		if err == nil || !strings.Contains(err.Error(), "NotImplemented") {
-			t.Errorf("copy of a part: %v", err)
-		}
-	}
-	if got := slices.Concat(second.Requests(), w.s3.Requests()); len(got) != 0 {
-		t.Errorf("at the providers: %v", got)
-	}
-	// One by one each is served, with its own credential.
-	body, err := c.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(far), Key: aws.String("k")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(teamBucket), Key: aws.String("across"), Body: strings.NewReader(string(readAll(t, body.Body)))}); err != nil {
-		t.Fatal(err)
-	}
-	w.wantObjectIn(t, teamBucket, "across", []byte("far"))
-	if _, err := c.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: aws.String(teamBucket), Key: aws.String("across")}); err != nil {
-		t.Error(err)
-	}
-}
-
-// serves waits until a request is answered with 200.
-func (w *world) serves(t *testing.T, q s3Request) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := w.Wait(ctx, func() error {
-		if a, err := w.askS3(ctx, q); err != nil || a.status != http.StatusOK {
-			return fmt.Errorf("%s %s: %v %w", q.method, q.path, a, errors.Join(err, errNotYet))
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestS3FolderChanges: a folder is in force with the next request after the change;
-// what runs meanwhile ends by itself, as where a repository loses a connector.
-func TestS3FolderChanges(t *testing.T) {
-	w := shared(t)
-	k := w.folders(t)
-	const size = 64 << 20 // more than all buffers on the way
-	body := make([]byte, size)
-	_, _ = rand.Read(body)
-	if _, err := w.s3.Direct().PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(inboxBucket), Key: aws.String(inboxFolder + "big"), Body: bytes.NewReader(body)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.putDirect(t.Context(), inboxBucket, inboxFolder+"sub/k", "in the narrower folder"); err != nil {
-		t.Fatal(err)
-	}
-	c := w.s3SDK(k.admin)
-	open, err := c.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String(inboxBucket), Key: aws.String(inboxFolder + "big")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Body.Close()
-	change := func(folder string) {
-		t.Helper()
-		repos, err := w.tenant.Repos(t.Context(), w.tenant.Workspace)
-		if err != nil {
-			t.Fatal(err)
-		}
-		i := slices.IndexFunc(repos, func(r client.Repo) bool { return r.ID == k.repository })
-		u := client.RepoUpdate{Version: repos[i].Version}
-		for _, b := range repos[i].Buckets {
-			if b.Bucket.Bucket == inboxBucket {
-				b.Folder = folder
-			}
-			u.Buckets = append(u.Buckets, b.RepoBucket)
-		}
-		if err := w.tenant.UpdateRepo(t.Context(), k.repository, u); err != nil {
-			t.Fatal(err)
-		}
-	}
-	head := func(key string) s3Request {
-		return s3Request{method: http.MethodHead, path: "/" + inboxBucket + "/" + key, key: k.read}
-	}
-	answers := func(key string, status int) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if err := w.Wait(ctx, func() error {
-			if a, err := w.askS3(ctx, head(key)); err != nil || a.status != status {
-				return fmt.Errorf("%s: %v, want %d: %w", key, a, status, errors.Join(err, errNotYet))
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	answers(inboxFolder+"big", 200)
-	change(inboxFolder + "sub/")
-	answers(inboxFolder+"big", 403)
-	answers(inboxFolder+"sub/k", 200)
-	list, err := c.ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String(inboxBucket)})
-	if err != nil || len(list.Contents) != 1 {
-		t.Errorf("list: %+v, %v", list, err)
-	}
-	if got, err := io.ReadAll(open.Body); err != nil || !bytes.Equal(got, body) {
-		t.Errorf("the running download: %d bytes, %v", len(got), err)
-	}
-	change("")
-	answers("in/2025/other", 200)
-	change("nobody/")
-	answers("in/2025/other", 403)
-	answers(inboxFolder+"sub/k", 403)
-	if _, err := w.s3.Direct().DeleteObjects(t.Context(), &s3.DeleteObjectsInput{Bucket: aws.String(inboxBucket), Delete: &types.Delete{Objects: []types.ObjectIdentifier{
-		{Key: aws.String(inboxFolder + "big")}, {Key: aws.String(inboxFolder + "sub/k")},
-	}}}); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestS3FolderByPrograms: boto3, the AWS CLI and rclone, unmodified, inside a folder.
-func TestS3FolderByPrograms(t *testing.T) {
-	w := shared(t)
-	k := w.folders(t)
-	t.Run("boto3", func(t *testing.T) {
-		out, err := python(t.Context(), []string{"AWS_ACCESS_KEY_ID=" + k.admin.Key, "AWS_SECRET_ACCESS_KEY=" + k.admin.Secret},
-			"testdata/s3_boto3_folder.py", w.frontS3.URL(), teamBucket, teamFolder, inboxBucket, inboxFolder)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := []string{"put", "list", "list in pages", "list by directories", "multipart", "copy", "delete objects", "delete all", "outside", "delete outside", "copy outside"}
-		if diff := gocmp.Diff(want, strings.Split(strings.TrimSpace(out), "\n")); diff != "" {
-			t.Error(diff)
-		}
-	})
-	local := folder(t)
-	t.Run("AWS CLI", func(t *testing.T) {
-		aws := w.aws(t, k.admin)
-		root := "s3://" + teamBucket + "/" + teamFolder
-		aws.ok("s3", "sync", local, root+"tree/")
-		back := t.TempDir()
-		aws.ok("s3", "sync", "s3://"+teamBucket, back) // the bucket is the folder
-		wantSameFiles(t, local, filepath.Join(back, teamFolder, "tree"))
-		aws.ok("s3", "rm", "s3://"+teamBucket, "--recursive")
-		if _, err := aws.run("s3", "cp", "s3://"+teamBucket+"/other", "-"); err == nil || !strings.Contains(err.Error(), "Forbidden") {
-			t.Errorf("outside: %v", err)
-		}
-	})
-	t.Run("rclone", func(t *testing.T) {
-		rclone := w.rclone(t, k.admin)
-		root := "kb:" + teamBucket + "/" + teamFolder + "rclone"
-		rclone.ok("copy", local, root, "--s3-upload-cutoff", "5M", "--s3-chunk-size", "5M")
-		rclone.ok("check", local, root, "--download")
-		rclone.ok("sync", root, "kb:"+inboxBucket+"/"+inboxFolder+"copied", "--s3-copy-cutoff", "5M", "--s3-chunk-size", "5M")
-		rclone.ok("check", local, "kb:"+inboxBucket+"/"+inboxFolder+"copied", "--download")
-		rclone.ok("purge", root)
-		rclone.ok("purge", "kb:"+inboxBucket+"/"+inboxFolder+"copied")
-		if out, err := rclone.run("cat", "kb:"+teamBucket+"/other"); out != "" { // what it may not see is not there
-			t.Errorf("outside: %s, %v", out, err)
-		}
-		if _, err := rclone.run("copyto", filepath.Join(local, "a.txt"), "kb:"+teamBucket+"/other"); err == nil {
-			t.Error("rclone writes outside")
-		}
-		w.ownersAreKeyIDs(t)
-	})
-	w.othersAreThere(t)
 }
