@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -90,16 +91,44 @@ func TestClients(t *testing.T) {
 			through := place{"http://" + g.S3, key.Key, key.Secret}
 			for client, run := range clients {
 				t.Run(client, func(t *testing.T) {
-					direct := run(t, s.place)
-					if diff := cmp.Diff(direct, run(t, through)); diff != "" {
-						t.Errorf("directly (-) and through the gateway (+):\n%s", diff)
-					}
-					if testing.Verbose() {
-						t.Log(strings.Join(direct, "\n"))
-					}
+					compareOutcomes(t, run(t, s.place), run(t, through), differs[client+" × "+name])
 				})
 			}
 		})
+	}
+}
+
+// differs names steps whose outcome is another through the gateway; conformance.md says
+// why.
+var differs = map[string][]string{
+	"s5cmd × MinIO":     {copySpaces},
+	"s5cmd × SeaweedFS": {copySpaces},
+	"s3cmd × MinIO":     {byURL},
+	"s3cmd × SeaweedFS": {byURL},
+}
+
+const (
+	byURL      = "by URL:"
+	copySpaces = "cp s3://conformance-s5cmd/odd/sub/ü €+=&'()~!$.txt"
+)
+
+func compareOutcomes(t *testing.T, direct, through, differ []string) {
+	t.Helper()
+	if len(direct) != len(through) {
+		t.Fatalf("%d outcomes directly, %d through the gateway", len(direct), len(through))
+	}
+	for i := range direct {
+		if testing.Verbose() {
+			t.Log(direct[i])
+		}
+		known := slices.ContainsFunc(differ, func(step string) bool { return strings.HasPrefix(direct[i], step) })
+		diff := cmp.Diff(direct[i], through[i])
+		switch {
+		case known && diff == "":
+			t.Errorf("the same at both, which is no longer expected: %s", direct[i])
+		case !known && diff != "":
+			t.Errorf("directly (-) and through the gateway (+):\n%s", diff)
+		}
 	}
 }
 
@@ -143,11 +172,25 @@ func content(size int) []byte {
 	return b
 }
 
-// ok runs a step that must succeed, fails one that must not.
-func (p *program) ok(args ...string)    { p.t.Helper(); p.step(true, args) }
-func (p *program) fails(args ...string) { p.t.Helper(); p.step(false, args) }
+// ok runs a step that must succeed, fails one that must not, and does one of which the
+// program or the server has its own opinion. What a step prints is part of its outcome.
+func (p *program) ok(args ...string) string {
+	p.t.Helper()
+	out, err := p.does(args...)
+	if err != nil {
+		p.t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, p.outcomes[len(p.outcomes)-1])
+	}
+	return out
+}
 
-func (p *program) step(want bool, args []string) string {
+func (p *program) fails(args ...string) {
+	p.t.Helper()
+	if _, err := p.does(args...); err == nil {
+		p.t.Errorf("%s: it works", strings.Join(args, " "))
+	}
+}
+
+func (p *program) does(args ...string) (string, error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -157,15 +200,12 @@ func (p *program) step(want bool, args []string) string {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
-	if (err == nil) != want {
-		p.t.Errorf("%s: %v\n%s%s", strings.Join(args, " "), err, stdout.Bytes(), stderr.Bytes())
-	}
 	code := -1
 	if cmd.ProcessState != nil {
 		code = cmd.ProcessState.ExitCode()
 	}
 	p.note("%s: exit %d\n%s", p.plain(strings.Join(args, " ")), code, p.plain(stdout.String()+"\n"+stderr.String()))
-	return stdout.String()
+	return stdout.String(), err
 }
 
 func (p *program) note(format string, args ...any) {
@@ -181,7 +221,10 @@ var volatile = []struct {
 	{regexp.MustCompile(`(?i)(x-amz-request-id|x-amz-id-2|request ?id|host ?id)["']?[:=] ?["']?[^\s,"'<]*`), "ID"},
 	{regexp.MustCompile(`[0-9.]+ ?[KMG]?i?B/s`), "SPEED"},
 	{regexp.MustCompile(`[0-9.]+ (seconds|s|ms|µs)\b`), "DURATION"},
-	{regexp.MustCompile(`X-Amz-(Signature|Date|Credential)=[^&\s]+`), "AUTH"},
+	{regexp.MustCompile(`(X-Amz-(Signature|Date|Credential)|AWSAccessKeyId|Expires|Signature)=[^&\s]+`), "AUTH"},
+	{regexp.MustCompile(`\w{3}, \d\d \w{3} \d{4} [0-9:]{8} GMT`), "TIME"},
+	{regexp.MustCompile(`<(RequestId|HostId|Resource)>[^<]*</\w+>`), ""},
+	{regexp.MustCompile(`[ac]time:\d+`), "TIME"},
 }
 
 func (p *program) plain(s string) string {
@@ -189,7 +232,9 @@ func (p *program) plain(s string) string {
 	for _, v := range volatile {
 		s = v.pattern.ReplaceAllString(s, v.to)
 	}
-	lines := strings.Split(strings.TrimSpace(s), "\n")
+	lines := slices.DeleteFunc(strings.Split(s, "\n"), func(line string) bool {
+		return line == "" || strings.ContainsAny(line, "│┌└") // mc's table of durations
+	})
 	slices.Sort(lines) // programs do several things at a time
 	return strings.Join(lines, "\n")
 }
@@ -197,9 +242,10 @@ func (p *program) plain(s string) string {
 // same compares two folders, or what a step wrote with what was sent.
 func (p *program) same(folder string) {
 	p.t.Helper()
-	p.note("%s: %s", folder, cmp.Diff(p.files("files"), p.files(folder)))
-	if diff := cmp.Diff(p.files("files"), p.files(folder)); diff != "" {
-		p.t.Error(diff)
+	sent, got := p.files("files"), p.files(folder)
+	p.note("%s: as it was sent: %v", folder, maps.Equal(sent, got))
+	if !maps.Equal(sent, got) {
+		p.t.Errorf("%s holds other files: %q, not %q", folder, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(sent)))
 	}
 }
 
@@ -235,10 +281,7 @@ func (p *program) fetch(url string) {
 	defer res.Body.Close()
 	var b bytes.Buffer
 	_, _ = b.ReadFrom(res.Body)
-	p.note("by URL: %d %q", res.StatusCode, b.String())
-	if res.StatusCode != http.StatusOK {
-		p.t.Errorf("by URL: %d %s", res.StatusCode, b.String())
-	}
+	p.note("by URL: %d %s", res.StatusCode, p.plain(b.String()))
 }
 
 // tool is a program of .tools.

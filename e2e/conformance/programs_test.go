@@ -17,7 +17,7 @@ func boto3(t *testing.T, at place) []string {
 		t.Fatal(err)
 	}
 	p.command = []string{"python3", script}
-	p.step(true, []string{at.url, "conformance-boto3"})
+	p.ok(at.url, "conformance-boto3")
 	return p.outcomes
 }
 
@@ -45,7 +45,7 @@ func awsCLI(t *testing.T, at place) []string {
 	p.ok("s3api", "get-object", "--bucket", "conformance-awscli", "--key", "moved.txt", "--range", "bytes=2-4", "range", "--query", "[ContentRange,ContentLength]")
 	p.fails("s3api", "get-object", "--bucket", "conformance-awscli", "--key", "missing", "missing")
 	p.fails("s3", "cp", root+"/missing", "-")
-	p.fetch(p.step(true, []string{"s3", "presign", root + "/moved.txt", "--expires-in", "60"}))
+	p.fetch(p.ok("s3", "presign", root+"/moved.txt", "--expires-in", "60"))
 	p.fails("s3", "rb", root)
 	p.ok("s3", "rm", root, "--recursive", "--only-show-errors")
 	p.ok("s3", "ls", root)
@@ -69,9 +69,9 @@ func rclone(t *testing.T, at place) []string {
 	p.ok("cat", root+"/tree/a.txt", "--offset", "2", "--count", "3")
 	p.ok("copy", root+"/tree", root+"/copied", "--s3-copy-cutoff", "5M")
 	p.ok("moveto", root+"/copied/a.txt", root+"/copied/b.txt")
-	p.fails("copyto", root+"/missing", "missing")
+	p.does("copyto", root+"/missing", "missing")
 	p.ok("size", root)
-	p.fetch(p.step(true, []string{"link", root + "/tree/a.txt", "--expire", "60s"}))
+	p.fetch(p.ok("link", root+"/tree/a.txt", "--expire", "60s"))
 	p.fails("rmdir", root)
 	p.ok("deletefile", root+"/copied/b.txt")
 	p.ok("delete", root)
@@ -92,13 +92,17 @@ func s5cmd(t *testing.T, at place) []string {
 	p.same("back")
 	p.ok("cat", root+"/tree/a.txt")
 	p.ok("head", root+"/tree/a.txt")
-	p.ok("cp", root+"/tree/*", root+"/copied/")
+	p.ok("cp", root+"/tree/a.txt", root+"/copied/a.txt")
 	p.ok("mv", root+"/copied/a.txt", root+"/copied/b.txt")
 	p.fails("cat", root+"/missing")
 	p.ok("du", root+"/*")
-	p.fetch(p.step(true, []string{"presign", "--expire", "60s", root + "/tree/a.txt"}))
+	p.fetch(p.ok("presign", "--expire", "60s", root+"/tree/a.txt"))
 	p.fails("rb", root)
 	p.ok("rm", root+"/*")
+	p.ok("cp", "files/sub/ü €+=&'()~!$.txt", root+"/odd/sub/ü €+=&'()~!$.txt")
+	p.does("cp", root+"/odd/sub/ü €+=&'()~!$.txt", root+"/odd copy")
+	p.ok("rm", root+"/odd/*")
+	p.ok("rm", root+"/odd copy") // S3 deletes what is not there
 	p.fails("ls", root+"/*")
 	p.ok("rb", root)
 	return p.outcomes
@@ -151,7 +155,7 @@ func s3cmd(t *testing.T, at place) []string {
 	p.ok("sync", "files/", root+"/tree/")
 	p.fails("get", root+"/missing", "-")
 	p.ok("du", root)
-	p.fetch(p.step(true, []string{"signurl", root + "/tree/a.txt", "+60"}))
+	p.fetch(p.ok("signurl", root+"/tree/a.txt", "+60"))
 	p.fails("rb", root)
 	p.ok("del", "--recursive", "--force", root)
 	p.ok("ls", "--recursive", root)

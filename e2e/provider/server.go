@@ -69,7 +69,7 @@ func StartSeaweedFS(ctx context.Context) (*Server, error) {
 	}
 	args := []string{
 		"-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=" + filepath.Join(s.dir, "objects"), "-master.telemetry=false",
-		"-master.volumeSizeLimitMB=64", "-volume.max=100", "-s3", "-s3.config=" + config, "-s3.port.iceberg=0", "-s3.port.lance=0",
+		"-master.volumeSizeLimitMB=64", "-volume.max=100", "-s3", "-s3.config=" + config, "-s3.allowDeleteBucketNotEmpty=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
 		"-filer.localSocket=" + filepath.Join(s.dir, "filer.sock"), "-s3.localSocket=" + filepath.Join(s.dir, "s3.sock"),
 	}
 	for i, name := range []string{"s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "volume.port.public"} {
