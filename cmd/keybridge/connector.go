@@ -22,9 +22,9 @@ func connectorCommand() *cobra.Command {
 
 // connectorForm are the flags that create and update have in common.
 type connectorForm struct {
-	bucket, region, endpoint, ca, key, secret, credential *string
-	models                                                *[]string
-	configure, untried                                    *bool
+	bucket, region, endpoint, ca, key, secret, token, credential *string
+	models                                                       *[]string
+	configure, untried                                           *bool
 }
 
 func addConnectorFlags(cmd *cobra.Command, s scope) connectorForm {
@@ -36,6 +36,7 @@ func addConnectorFlags(cmd *cobra.Command, s scope) connectorForm {
 		ca:         f.String("ca-file", "", "PEM certificates to verify the endpoint against instead of the system roots"),
 		key:        f.String("key", "", "S3: access key id"),
 		secret:     f.String("secret-file", "", "file with the provider's secret, - for standard input"),
+		token:      addTokenFlag(cmd),
 		credential: f.String("credential", "", "shared credential to use instead of a secret of its own, by name, key or id"),
 		models:     f.StringArray("model", nil, "AI: model to serve here beside those that the provider lists; may end in *; repeat"),
 		configure:  f.Bool("allow-bucket-configuration", false, "S3: let ADMIN keys change bucket configuration and ACLs"),
@@ -45,29 +46,39 @@ func addConnectorFlags(cmd *cobra.Command, s scope) connectorForm {
 	return form
 }
 
+// given is what the flags of a connectorForm lead to.
+type given struct {
+	ca            string
+	secret, token client.Secret
+	credential    string
+}
+
 // read reads the files that the flags name, and finds the shared credential.
-func (f connectorForm) read(cmd *cobra.Command, t *tenant) (ca string, secret client.Secret, credential string, err error) {
+func (f connectorForm) read(cmd *cobra.Command, t *tenant) (g given, err error) {
 	if *f.secret != "" && *f.credential != "" {
-		return "", nil, "", errors.New("--secret-file or --credential: choose one")
+		return g, errors.New("--secret-file or --credential: choose one")
+	}
+	if g.token, err = tokenOf(cmd, *f.token, *f.secret); err != nil {
+		return g, err
 	}
 	if *f.ca != "" {
 		pem, err := os.ReadFile(*f.ca)
 		if err != nil {
-			return "", nil, "", err
+			return g, err
 		}
-		ca = string(pem)
+		g.ca = string(pem)
 	}
 	if *f.credential != "" {
 		c, err := t.credential(cmd.Context(), *f.credential)
 		if err != nil {
-			return "", nil, "", err
+			return g, err
 		}
-		credential = c.ID
+		g.credential = c.ID
 	}
 	if *f.secret != "" {
-		secret, err = readSecret(cmd, *f.secret)
+		g.secret, err = readSecret(cmd, *f.secret)
 	}
-	return ca, secret, credential, err
+	return g, err
 }
 
 func connectorCreateCommand(s scope) *cobra.Command {
@@ -75,7 +86,8 @@ func connectorCreateCommand(s scope) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a connector; its secret is sealed here, before it is sent",
 		Long: `Makes a connector after a bridge has tried it at the provider with one real and cheap call. The
-secret comes from a file, standard input, or a shared credential; it is sealed for this endpoint and
+secret comes from a file, standard input, or a shared credential (temporary keys of S3 have a session token
+too, in a file of its own); it is sealed for this endpoint and
 bucket before it leaves this machine, to a key that the operator root vouches for.`,
 		Example: `  keybridge connector create photos --type S3 --bucket photos --region eu-west-1 --key AKIA… --secret-file secret.txt
   pass show openai | keybridge connector create gpt --type OPENAI --secret-file -
@@ -100,6 +112,8 @@ bucket before it leaves this machine, to a key that the operator root vouches fo
 			return errors.New("an S3 connector needs --bucket")
 		case *kind == "S3" && *f.key == "" && !shared:
 			return errors.New("an S3 connector needs --key, the access key id that goes with the secret")
+		case *kind != "S3" && *f.token != "":
+			return errors.New("--session-token-file is for S3 alone")
 		case *kind == "OTHER" && *f.endpoint == "" && !shared:
 			return errors.New("a connector of type OTHER needs --endpoint")
 		}
@@ -107,20 +121,21 @@ bucket before it leaves this machine, to a key that the operator root vouches fo
 		if err != nil {
 			return err
 		}
-		ca, secret, credential, err := f.read(cmd, t)
+		g, err := f.read(cmd, t)
 		if err != nil {
 			return err
 		}
 		var id string
 		if *kind == "S3" {
 			id, err = t.CreateBucket(cmd.Context(), client.BucketSpec{
-				WorkspaceID: t.id, Name: args[0], Bucket: *f.bucket, Endpoint: *f.endpoint, Region: *f.region, CACertificate: ca,
-				Key: *f.key, Secret: secret, APIKeyID: credential, AllowBucketConfiguration: *f.configure, SkipValidation: *f.untried,
+				WorkspaceID: t.id, Name: args[0], Bucket: *f.bucket, Endpoint: *f.endpoint, Region: *f.region, CACertificate: g.ca,
+				Key: *f.key, Secret: g.secret, SessionToken: g.token, APIKeyID: g.credential,
+				AllowBucketConfiguration: *f.configure, SkipValidation: *f.untried,
 			})
 		} else {
 			id, err = t.CreateLLM(cmd.Context(), client.LLMSpec{
-				WorkspaceID: t.id, Name: args[0], AIType: *kind, Endpoint: *f.endpoint, CACertificate: ca,
-				Secret: secret, APIKeyID: credential, Models: *f.models, SkipValidation: *f.untried,
+				WorkspaceID: t.id, Name: args[0], AIType: *kind, Endpoint: *f.endpoint, CACertificate: g.ca,
+				Secret: g.secret, APIKeyID: g.credential, Models: *f.models, SkipValidation: *f.untried,
 			})
 		}
 		if err != nil {
@@ -146,10 +161,11 @@ func connectorUpdateCommand(s scope) *cobra.Command {
 		Use:   "update NAME|ID",
 		Short: "Change a connector, or replace its secret",
 		Long: `Changes what is given and leaves the rest. Endpoint, CA, bucket and access key are sealed with the secret:
-changing one of them takes the secret again. A bridge tries a new secret at the provider before it replaces the
+changing one of them takes the secret again, and a new secret takes its own session token, if it has one. A bridge tries a new secret at the provider before it replaces the
 old one; requests under way finish with the one that they began with.`,
 		Example: `  keybridge connector update photos --key AKIA… --secret-file new-secret.txt
   pass show openai | keybridge connector update gpt --secret-file -
+  keybridge connector update photos --key ASIA… --secret-file secret.txt --session-token-file token.txt
   keybridge connector update gpt --model 'ft:*' --model gpt-5
   keybridge connector update photos --name holiday-photos
   keybridge connector update backups --credential aws-main`,
@@ -170,15 +186,18 @@ old one; requests under way finish with the one that they began with.`,
 		if err != nil {
 			return err
 		}
-		ca, secret, credential, err := f.read(cmd, t)
+		if !x.storage() && *f.token != "" {
+			return errors.New("--session-token-file is for S3 alone")
+		}
+		g, err := f.read(cmd, t)
 		if err != nil {
 			return err
 		}
 		var tried client.Validation
 		if x.storage() {
 			u := client.BucketUpdate{
-				Name: *name, Bucket: *f.bucket, Endpoint: *f.endpoint, Region: *f.region, CACertificate: ca,
-				Key: *f.key, Secret: secret, APIKeyID: credential, SkipValidation: *f.untried,
+				Name: *name, Bucket: *f.bucket, Endpoint: *f.endpoint, Region: *f.region, CACertificate: g.ca,
+				Key: *f.key, Secret: g.secret, SessionToken: g.token, APIKeyID: g.credential, SkipValidation: *f.untried,
 			}
 			if cmd.Flags().Changed("allow-bucket-configuration") {
 				u.AllowBucketConfiguration = f.configure
@@ -186,8 +205,8 @@ old one; requests under way finish with the one that they began with.`,
 			tried, err = t.UpdateBucket(cmd.Context(), x.ID, u)
 		} else {
 			tried, err = t.UpdateLLM(cmd.Context(), x.ID, client.LLMUpdate{
-				Name: *name, Endpoint: *f.endpoint, CACertificate: ca,
-				Secret: secret, APIKeyID: credential, Models: *f.models, SkipValidation: *f.untried,
+				Name: *name, Endpoint: *f.endpoint, CACertificate: g.ca,
+				Secret: g.secret, APIKeyID: g.credential, Models: *f.models, SkipValidation: *f.untried,
 			})
 		}
 		if err != nil {

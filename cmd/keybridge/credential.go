@@ -53,6 +53,7 @@ a secret of its own; a storage credential serves any bucket that the provider le
 	provider := f.String("provider", "", "AWS, OPENAI, ANTHROPIC or OTHER (S3-compatible with --key, OpenAI-compatible without)")
 	key := f.String("key", "", "storage: access key id")
 	secret := f.String("secret-file", "", "file with the provider's secret, - for standard input")
+	token := addTokenFlag(cmd)
 	endpoint := f.String("endpoint", "", "URL (default: the provider's own)")
 	region := f.String("region", "", "storage: region")
 	ca := f.String("ca-file", "", "PEM certificates to verify the endpoint against instead of the system roots")
@@ -92,6 +93,9 @@ a secret of its own; a storage credential serves any bucket that the provider le
 			}
 			spec.CACertificate = string(pem)
 		}
+		if spec.SessionToken, err = tokenOf(cmd, *token, *secret); err != nil {
+			return err
+		}
 		if spec.Secret, err = readSecret(cmd, *secret); err != nil {
 			return err
 		}
@@ -121,6 +125,7 @@ A connector that has a secret of its own is rotated with "keybridge connector up
 	}
 	key := cmd.Flags().String("key", "", "storage: access key id of the new secret (default: the old one)")
 	secret := cmd.Flags().String("secret-file", "", "file with the provider's new secret, - for standard input")
+	token := addTokenFlag(cmd)
 	required(cmd, "secret-file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := s.in(cmd)
@@ -131,11 +136,14 @@ A connector that has a secret of its own is rotated with "keybridge connector up
 		if err != nil {
 			return err
 		}
-		raw, err := readSecret(cmd, *secret)
-		if err != nil {
+		u := client.CredentialUpdate{Key: *key}
+		if u.SessionToken, err = tokenOf(cmd, *token, *secret); err != nil {
 			return err
 		}
-		if err := t.UpdateCredential(cmd.Context(), c.ID, client.CredentialUpdate{Key: *key, Secret: raw}); err != nil {
+		if u.Secret, err = readSecret(cmd, *secret); err != nil {
+			return err
+		}
+		if err := t.UpdateCredential(cmd.Context(), c.ID, u); err != nil {
 			return err
 		}
 		return s.done(cmd, map[string]any{"id": c.ID, "name": c.Description, "connectors": c.Buckets + c.LLMs},

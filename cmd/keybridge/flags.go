@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -31,6 +32,24 @@ func pairs(flag string, values []string) (map[string]string, error) {
 		out[name] = value
 	}
 	return out, nil
+}
+
+// addTokenFlag adds the flag beside --secret-file that tokenOf reads.
+func addTokenFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("session-token-file", "", "S3: file with the session token of a temporary secret, - for standard input")
+}
+
+// tokenOf reads the session token that goes with the secret in a file; nil if there is none.
+func tokenOf(cmd *cobra.Command, file, secretFile string) ([]byte, error) {
+	switch {
+	case file == "":
+		return nil, nil
+	case secretFile == "":
+		return nil, errors.New("--session-token-file goes with --secret-file: a session token belongs to one secret")
+	case file == "-" && secretFile == "-":
+		return nil, errors.New("--secret-file and --session-token-file: one of them can be standard input")
+	}
+	return readSecret(cmd, file)
 }
 
 // readSecret reads a secret from a file, or from standard input for "-". Secrets

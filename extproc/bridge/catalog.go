@@ -82,7 +82,7 @@ func (c *catalog) set(connectors []known) {
 		switch {
 		case k.problem != "":
 			e := &entry{connector: k.connector, status: &link.ConnectorStatus{
-				Connector: id, Workspace: k.connector.Workspace, Message: publish(k.problem, noSecret), At: now.Unix(),
+				Connector: id, Workspace: k.connector.Workspace, Message: publish(k.problem), At: now.Unix(),
 			}}
 			if old != nil && old.cred == nil && old.status.Message == e.status.Message {
 				e = old

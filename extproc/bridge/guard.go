@@ -127,9 +127,9 @@ const (
 )
 
 // publish makes a text of a provider fit to be shown: without any part of the
-// secret and without anything that looks like a signature or a key, without
+// secrets and without anything that looks like a signature or a key, without
 // control characters, and short.
-func publish(text string, secret lockedmem.Secret) string {
+func publish(text string, secrets ...lockedmem.Secret) string {
 	// Bounded before it is searched; what the cap leaves out cannot matter then.
 	text = text[:min(len(text), 4*maxMessage)]
 	text = strings.ToValidUTF8(text, "")
@@ -143,7 +143,10 @@ func publish(text string, secret lockedmem.Secret) string {
 		return r
 	}, text)
 	text = strings.Join(strings.Fields(text), " ")
-	if secret.Len() > 0 {
+	for _, secret := range secrets {
+		if secret.Len() == 0 {
+			continue
+		}
 		view := secret.Bytes()
 		if view == nil {
 			return withheld // the secret is gone, so nothing can be held against it

@@ -173,7 +173,13 @@ func (r *records) finish(done []outcome) {
 			r.refusals.Add(1)
 		default:
 			r.retire(rec)
-			rec.opened, rec.version, rec.body = credential.Hold(r.arena, *o.header, *o.secret), o.header.Version, o.body
+			opened, err := credential.Hold(r.arena, *o.header, *o.secret)
+			if err != nil {
+				r.log.Error("record refused", "type", in.Type, "record", in.Id, "error", err)
+				r.refusals.Add(1)
+				break
+			}
+			rec.opened, rec.version, rec.body = opened, o.header.Version, o.body
 			r.opens.Add(1)
 			if o.adopted {
 				r.adopted.Add(1)

@@ -44,16 +44,13 @@ type probed struct {
 	refused bool   // the operator does not allow the address that the endpoint's name resolves to
 }
 
-// noSecret is for texts that were made before any secret was used.
-var noSecret lockedmem.Secret
-
 // answer makes the call that the control plane asks for. It obeys the sealed
 // binding as requests do: whoever holds the control plane cannot have a
 // credential sent elsewhere.
 func (b *Bridge) answer(ctx context.Context, p *link.Probe) *link.ProbeResult {
 	out, err := b.asked(ctx, p)
 	if err != nil {
-		out = &probed{problem: publish(err.Error(), noSecret)}
+		out = &probed{problem: publish(err.Error())}
 	}
 	r := &link.ProbeResult{Ok: out.problem == "", LatencyMs: uint32(out.took.Milliseconds()), Message: out.problem, Region: out.region}
 	for _, m := range out.models {
@@ -213,19 +210,19 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 	if isRegion(found.Region) {
 		out.region = found.Region
 	}
-	secret := cred.Secret()
+	secrets := []lockedmem.Secret{cred.Secret(), cred.Token()}
 	if err != nil {
 		out.refused = errors.Is(err, seal.ErrEndpoint)
 		message := err.Error()
 		if ctx.Err() != nil {
 			message = fmt.Sprintf("no answer within %v", b.cfg.ProbeTimeout)
 		}
-		out.problem = cmp.Or(publish(message, secret), "the provider refused without a word")
+		out.problem = cmp.Or(publish(message, secrets...), "the provider refused without a word")
 		return out, nil
 	}
-	out.models = slices.DeleteFunc(found.Models, func(m grant.Model) bool { return publish(m.ID, secret) != m.ID })
+	out.models = slices.DeleteFunc(found.Models, func(m grant.Model) bool { return publish(m.ID, secrets...) != m.ID })
 	for i := range out.models {
-		out.models[i].Name = publish(out.models[i].Name, secret)
+		out.models[i].Name = publish(out.models[i].Name, secrets...)
 	}
 	return out, nil
 }
@@ -234,7 +231,7 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 func (b *Bridge) health(ctx context.Context, c *configv1.Connector, cred *credential.Credential) *probed {
 	out, err := b.call(ctx, c, cred, false)
 	if err != nil {
-		return &probed{problem: publish(err.Error(), noSecret)}
+		return &probed{problem: publish(err.Error())}
 	}
 	return out
 }

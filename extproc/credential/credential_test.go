@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"keybridge/extproc/credential"
 	"keybridge/keyshare/lockedmem"
@@ -56,7 +57,7 @@ func TestSign(t *testing.T) {
 	for _, length := range []int{1, 20, 40, 59, 60, 61, 64, 128, 1000} {
 		secret := make([]byte, length)
 		for i := range secret {
-			secret[i] = byte(rnd.Uint32())
+			secret[i] = byte(1 + rnd.IntN(255)) // a NUL would begin a session token
 		}
 		c := newCredential(t, arena, string(secret))
 		for range 20 {
@@ -113,6 +114,86 @@ func TestNewWipesPlaintext(t *testing.T) {
 	}
 	if !bytes.Equal(plaintext, make([]byte, 6)) {
 		t.Errorf("left %q after a failure", plaintext)
+	}
+}
+
+func s3Header(use string) seal.Header {
+	return seal.Header{Format: 1, Workspace: "w", Type: seal.TypeCredential, Record: "r", Version: 1, Binding: seal.Binding{Use: use, Key: "AKID"}}
+}
+
+// TestSessionToken: secret and token have a place each, and both go with the credential.
+func TestSessionToken(t *testing.T) {
+	arena := newArena(t)
+	before, _ := arena.InUse()
+	c, err := credential.New(arena, s3Header(seal.UseS3), seal.WithToken([]byte("secret"), []byte("to/k+en==")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, token := c.Secret(), c.Token()
+	if string(secret.Bytes()) != "secret" || string(token.Bytes()) != "to/k+en==" {
+		t.Errorf("secret %q, token %q", secret.Bytes(), token.Bytes())
+	}
+	scope := credential.Scope{Day: "20261122", Region: "r", Service: "s3"}
+	var mac [sha256.Size]byte
+	if err := c.Sign(&mac, scope, []byte("m")); err != nil || mac != signature("secret", scope, []byte("m")) {
+		t.Errorf("signed %x, %v", mac, err)
+	}
+	if n, _ := arena.InUse(); n != before+2 {
+		t.Errorf("%d slots in use, want 2", n-before)
+	}
+	for _, text := range []string{fmt.Sprint(c), fmt.Sprintf("%+v %#v", token, token)} {
+		if strings.Contains(text, "to/k+en") {
+			t.Errorf("printed %s", text)
+		}
+	}
+	c.Free()
+	c.Free()
+	if n, _ := arena.InUse(); n != before || secret.Bytes() != nil || token.Bytes() != nil {
+		t.Errorf("%d slots in use after Free", n-before)
+	}
+	if token := newCredential(t, arena, "secret").Token(); token.Bytes() != nil || token.Len() != 0 {
+		t.Error("a static secret has a token")
+	}
+	// Only S3 credentials have one: elsewhere a NUL is a byte as any other.
+	if c, err = credential.New(arena, s3Header(seal.UseOpenAI), []byte("a\x00b")); err != nil || string(c.Secret().Bytes()) != "a\x00b" {
+		t.Errorf("AI: %v", err)
+	}
+}
+
+// FuzzPayload: whatever was sealed is a secret, a secret and a token fit for a header,
+// or refused; nothing is left in the arena by what is refused.
+func FuzzPayload(f *testing.F) {
+	for _, s := range []string{"secret", "secret\x00token", "\x00", "\x00token", "secret\x00", "secret\x00to\x00ken", "secret\x00token\r\nx-amz-acl: public-read", "s\x00t n", "s\x00t\xc3\xa9", "s\x00\x7f"} {
+		f.Add([]byte(s))
+	}
+	arena := newArena(f)
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		before, _ := arena.InUse()
+		c, err := credential.New(arena, s3Header(seal.UseS3), bytes.Clone(payload))
+		secret, token, found := bytes.Cut(payload, []byte{0})
+		good := len(secret) > 0 && len(payload) <= lockedmem.MaxSecret &&
+			(!found || len(token) > 0 && !bytes.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }))
+		if (err == nil) != good {
+			t.Fatalf("%q: %v", payload, err)
+		}
+		if err == nil {
+			if !bytes.Equal(c.Secret().Bytes(), secret) || !bytes.Equal(c.Token().Bytes(), token) {
+				t.Errorf("%q: secret %q, token %q", payload, c.Secret().Bytes(), c.Token().Bytes())
+			}
+			c.Free()
+		} else if len(secret) > 20 && strings.Contains(err.Error(), string(secret)) {
+			t.Errorf("the error has the secret: %v", err)
+		}
+		if n, _ := arena.InUse(); n != before {
+			t.Errorf("%q: %d slots stay in use", payload, n-before)
+		}
+	})
+}
+
+// TestSize: a bridge may hold a million.
+func TestSize(t *testing.T) {
+	if n := unsafe.Sizeof(credential.Credential{}); n > 128 {
+		t.Errorf("a credential has %d bytes, want at most 128", n)
 	}
 }
 

@@ -31,12 +31,21 @@ func repositories(name string, n int) (out []grant.RepositoryInput) {
 	return out
 }
 
+// held is a credential without a secret.
+func held(h seal.Header) *credential.Credential {
+	c, err := credential.Hold(nil, h, lockedmem.Secret{})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
 func manyInput(i int, access grant.Access) grant.KeyInput {
 	h := seal.Header{
 		Format: 1, Workspace: ours, Type: seal.TypeRepositoryKey, Record: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Version: 1,
 		Binding: seal.Binding{Use: seal.UseS3Key, Key: fmt.Sprintf("AKID%016d", i), Repository: fmt.Sprint("repository-", i%100)},
 	}
-	return grant.KeyInput{ID: h.Record, Workspace: ours, Access: access, Credential: credential.Hold(nil, h, lockedmem.Secret{})}
+	return grant.KeyInput{ID: h.Record, Workspace: ours, Access: access, Credential: held(h)}
 }
 
 // One key changes, comes back, and goes: each index is what it was when it was made.
@@ -101,7 +110,7 @@ func TestBuilderKeyIDTwice(t *testing.T) {
 		in := manyInput(i, grant.AccessRead)
 		h := seal.Header{Workspace: ours, Type: seal.TypeRepositoryKey, Record: in.ID, Version: 1,
 			Binding: seal.Binding{Use: seal.UseS3Key, Key: "AKIDSAME", Repository: "repository-0"}}
-		in.Credential = credential.Hold(nil, h, lockedmem.Secret{})
+		in.Credential = held(h)
 		keys = append(keys, b.Key(nil, &in))
 	}
 	for i, want := range []int{3, 2, 0} {

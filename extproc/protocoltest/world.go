@@ -79,7 +79,9 @@ func (w *World) connector(in grant.ConnectorInput, b seal.Binding, change func(*
 	if change != nil {
 		change(&in, &h)
 	}
-	in.Credential = w.Credential(h, []byte(ProviderSecret(in.Name)))
+	if in.Credential == nil {
+		in.Credential = w.Credential(h, []byte(ProviderSecret(in.Name)))
+	}
 	w.Input.Connectors = append(w.Input.Connectors, in)
 }
 

@@ -122,6 +122,9 @@ func (p *probeSigner) SignHTTP(_ context.Context, _ aws.Credentials, r *http.Req
 	c := (*credential.Credential)(p)
 	stamp := at.UTC().Format("20060102T150405Z")
 	r.Header.Set("X-Amz-Date", stamp)
+	if token := c.Token().Bytes(); token != nil {
+		r.Header.Set(sessionToken, string(token)) // net/http wants a string, as for a bearer token
+	}
 	r.URL.RawQuery = strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
 	host := cmp.Or(r.Host, r.URL.Host)
 	names, lines := []string{"host"}, map[string]string{"host": host}

@@ -151,16 +151,31 @@ type stage struct {
 	*protocoltest.World
 	*s3.Protocol
 	read, write, admin protocoltest.Key
+	token              string // session token of all provider credentials, if any
 }
 
 func newStage(t testing.TB) *stage {
 	t.Helper()
+	return newStageOf(t, "")
+}
+
+// newStageOf is newStage with temporary provider credentials.
+func newStageOf(t testing.TB, token string) *stage {
+	t.Helper()
 	w := protocoltest.NewWorld(t)
-	w.Bucket(workspace, "photos", nil)
-	w.Bucket(workspace, "papers", func(in *grant.ConnectorInput, _ *seal.Header) { in.AllowBucketConfiguration = true })
-	w.Bucket(workspace, "secret", nil)
+	temporary := func(in *grant.ConnectorInput, h *seal.Header) {
+		if token != "" {
+			in.Credential = w.Credential(*h, seal.WithToken([]byte(protocoltest.ProviderSecret(in.Name)), []byte(token)))
+		}
+	}
+	w.Bucket(workspace, "photos", temporary)
+	w.Bucket(workspace, "papers", func(in *grant.ConnectorInput, h *seal.Header) {
+		in.AllowBucketConfiguration = true
+		temporary(in, h)
+	})
+	w.Bucket(workspace, "secret", temporary)
 	w.Repository(workspace, "repository", false, "photos", "papers")
-	s := &stage{World: w, Protocol: s3.New(&w.Live, s3.Options{Domains: []string{"gateway.example"}})}
+	s := &stage{token: token, World: w, Protocol: s3.New(&w.Live, s3.Options{Domains: []string{"gateway.example"}})}
 	s.read = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessRead, nil)
 	s.write = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessWrite, nil)
 	s.admin = w.Key(workspace, "repository", grant.UseStorageKey, grant.AccessAdmin, nil)
@@ -193,6 +208,13 @@ func with(r *extproc.Request, more ...extproc.Header) *extproc.Request {
 // provider's credential.
 func provider(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket string) {
 	t.Helper()
+	providerOf(t, r, d, bucket, "")
+}
+
+// providerOf is provider where the credential has a session token, which is then to be
+// the only one.
+func providerOf(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket, token string) {
+	t.Helper()
 	header := http.Header{}
 	for _, h := range r.Headers() {
 		if !slices.Contains(d.Remove, h.Name) {
@@ -203,8 +225,12 @@ func provider(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket stri
 		header.Set(h.Name, h.Value)
 	}
 	got := header.Get("Authorization")
-	if header.Get("X-Amz-Security-Token") != "" {
-		t.Error("the client's session token reaches the provider")
+	tokens := header.Values("X-Amz-Security-Token")
+	if token == "" && len(tokens) > 0 || token != "" && !slices.Equal(tokens, []string{token}) {
+		t.Errorf("session tokens %q reach the provider, want %q", tokens, token)
+	}
+	if token != "" && slices.Contains(d.Remove, "x-amz-security-token") {
+		t.Error("the provider's session token is set and removed")
 	}
 	if date := header.Get("X-Amz-Date"); date != now.Format("20060102T150405Z") {
 		t.Errorf("x-amz-date %q", date)
@@ -224,7 +250,7 @@ func provider(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket stri
 		URL: &url.URL{Scheme: "https", Host: d.Authority, Opaque: "//" + d.Authority + uri, RawQuery: query},
 	}
 	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
-	credentials := aws.Credentials{AccessKeyID: protocoltest.ProviderKey(bucket), SecretAccessKey: protocoltest.ProviderSecret(bucket)}
+	credentials := aws.Credentials{AccessKeyID: protocoltest.ProviderKey(bucket), SecretAccessKey: protocoltest.ProviderSecret(bucket), SessionToken: token}
 	if err := signer.SignHTTP(context.Background(), credentials, again, header.Get("X-Amz-Content-Sha256"), "s3", "eu-central-1", now); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +262,11 @@ func provider(t testing.TB, r *extproc.Request, d *extproc.Decision, bucket stri
 // TestSDKSignatures is the property: whatever the SDK's signer signs verifies, and
 // what goes on is what the SDK's signer would have signed for the provider.
 func TestSDKSignatures(t *testing.T) {
-	s := newStage(t)
+	t.Run("static", func(t *testing.T) { newStage(t).properties(t) })
+	t.Run("temporary", func(t *testing.T) { newStageOf(t, sessionToken).properties(t) })
+}
+
+func (s *stage) properties(t *testing.T) {
 	for name, sign := range map[string]func(*rand.Rand, call) *extproc.Request{
 		"header": func(_ *rand.Rand, c call) *extproc.Request { return c.sign(t, s.admin) },
 		"presigned": func(rnd *rand.Rand, c call) *extproc.Request {
@@ -264,7 +294,7 @@ func (s *stage) property(t *testing.T, sign func(*rand.Rand, call) *extproc.Requ
 		d, e := s.Decide(now, r)
 		if e == nil {
 			passed++
-			provider(t, r, d, "papers")
+			providerOf(t, r, d, "papers", s.token)
 			path, _, _ := strings.Cut(r.Path, "?")
 			if d.Path != "" {
 				path, _, _ = strings.Cut(d.Path, "?")

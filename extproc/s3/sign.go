@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"slices"
 	"time"
 
 	"keybridge/extproc"
@@ -27,12 +28,22 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 	s.toSign = append(append(append(s.toSign[:0], scope.Day...), '/'), c.Region...)
 	scopeText := d.Bytes(s.toSign, []byte("/s3/aws4_request"))
 
-	// The client's canonical x-amz-* lines are the provider's too, but for date and token.
+	// The client's canonical x-amz-* lines are the provider's too, but for date and token:
+	// the provider's token, if there is one, takes its place in the order.
+	token := c.Credential.Token()
+	ours := token.Bytes()
+	if ours == nil && token.Len() > 0 { // wiped meanwhile
+		return nil, &failSealed
+	}
 	b := append(append(s.forward[:0], r.Method...), '\n')
 	b = append(append(b, s.target.uri...), '\n')
 	b = append(s.query.appendForward(b), '\n')
 	b = append(append(append(b, "host:"...), c.Authority...), '\n')
-	for _, h := range s.amz {
+	at := s.tokenPlace(len(ours))
+	for i, h := range s.amz {
+		if i == at {
+			b = s.appendToken(b, ours)
+		}
 		switch name := s.request[h.from:h.name]; string(name) {
 		case sessionToken:
 		case "x-amz-date":
@@ -43,24 +54,41 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 			b = append(b, s.request[h.from:h.to]...)
 		}
 	}
+	if at == len(s.amz) {
+		b = s.appendToken(b, ours)
+	}
 	b = append(b, '\n')
 	names := len(b)
 	b = append(b, "host"...)
-	for _, h := range s.amz {
+	for i, h := range s.amz {
+		if i == at {
+			b = append(b, ";"+sessionToken...)
+		}
 		if name := s.request[h.from:h.name]; string(name) != sessionToken {
 			b = append(append(b, ';'), name...)
 		}
+	}
+	if at == len(s.amz) {
+		b = append(b, ";"+sessionToken...)
 	}
 	signed := b[names:]
 	b = append(append(b, '\n'), s.found.payload.value...)
 	s.forward = b
 	if s.signature(c.Credential, b, scope, date, scopeText) != nil {
+		clear(b)
 		return nil, &failSealed
 	}
 	c.Credential.Keep(scope)
 
 	d.SetBytes("authorization", []byte(algorithm+" Credential="), bytesOf(c.Credential.Binding().Key),
 		[]byte("/"), bytesOf(scopeText), []byte(",SignedHeaders="), signed, []byte(",Signature="), s.hex[:])
+	if len(ours) > 0 {
+		d.SetBytes(sessionToken, ours)
+		clear(b)                  // the scratch outlives the request
+		if token.Bytes() == nil { // wiped while it was copied: its place may hold another's by now
+			return nil, &failSealed
+		}
+	}
 	d.Set = append(d.Set, extproc.Header{Name: "x-amz-date", Value: date})
 	for i := range s.hoisted {
 		if s.hoisted[i].Name == copySource {
@@ -73,7 +101,11 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 	if s.found.copySource.lines > 0 {
 		d.SetBytes(copySource, s.source)
 	}
-	d.Remove = append(d.Remove, s.drop...)
+	for _, name := range s.drop {
+		if name != sessionToken || len(ours) == 0 { // else it is replaced
+			d.Remove = append(d.Remove, name)
+		}
+	}
 	if s.found.signsChunks() {
 		w, f := s.chunks(r, a, key, c, scope, date, scopeText)
 		if f != nil {
@@ -82,6 +114,27 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 		d.Rewriter = w
 	}
 	return d, nil
+}
+
+// tokenPlace is the index of the canonical header that a token of n bytes comes before,
+// -1 without one.
+func (s *scratch) tokenPlace(n int) int {
+	if n == 0 {
+		return -1
+	}
+	for i, h := range s.amz {
+		if string(s.request[h.from:h.name]) >= sessionToken {
+			return i
+		}
+	}
+	return len(s.amz)
+}
+
+// appendToken writes the token's canonical line, with room for what comes after it, so
+// that no outgrown copy of it stays behind.
+func (s *scratch) appendToken(b, token []byte) []byte {
+	b = slices.Grow(b, 1024+len(token)+2*len(s.request)+len(s.source))
+	return append(append(append(b, sessionToken+":"...), token...), '\n')
 }
 
 // rewrite replaces the path if the client spelt path or query in another way than

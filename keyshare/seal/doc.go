@@ -9,5 +9,8 @@
 // body, and neither part can be moved to another record, version, workspace or
 // binding.
 //
+// What is sealed, the payload, is the secret as it is. Temporary credentials of use "s3"
+// are the secret, a NUL and the session token ([WithToken]); no secret has a NUL.
+//
 // Sealing authenticates nobody: whoever has the public key can seal.
 package seal

@@ -80,7 +80,11 @@ func readAPIKeyForm(b *body, storage *bool) *apiKeyForm {
 	}
 	if *storage {
 		f.key = b.text("key")
+		f.secret = b.storageSecret(f.secret, f.sealed)
 		return f
+	}
+	if b.value("sessionToken") != nil {
+		b.fail("sessionToken", "is for storage credentials alone")
 	}
 	switch key := b.secret("key"); {
 	case key == nil:

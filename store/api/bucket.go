@@ -43,6 +43,7 @@ func readBucketForm(q *call, b *body) *connectorForm {
 	f.typ = b.text("storageType")
 	f.region = b.text("region")
 	f.key = b.text("key")
+	f.secret = b.storageSecret(f.secret, f.sealed)
 	f.allowBucketConfiguration = b.boolean("allowBucketConfiguration")
 	return f
 }

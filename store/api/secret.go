@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+
+	"keybridge/keyshare/seal"
 )
 
 const redacted = "[redacted]"
@@ -57,6 +59,24 @@ func unquote(v []byte) (secretText, error) {
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// storageSecret is a secret with the session token that may come with it, as they are
+// sealed.
+func (b *body) storageSecret(secret secretText, sealed *seal.Sealed) secretText {
+	token := b.secret("sessionToken")
+	switch {
+	case token == nil:
+		return secret
+	case sealed != nil:
+		b.fail("sessionToken", "comes with sealedSecret; it is sealed with the secret")
+	case secret == nil:
+		b.fail("sessionToken", "comes without its secret")
+	default:
+		return seal.WithToken(secret, token)
+	}
+	token.wipe()
+	return secret
 }
 
 // issued is the secret of a new repository key, for the one response that shows

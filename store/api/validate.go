@@ -76,11 +76,14 @@ func (s *server) probe(ctx context.Context, p *Probe, secret secretText) (*Probe
 	return &r, nil
 }
 
-// providerText is what a provider said as one line of bounded length without the secret.
+// providerText is what a provider said as one line of bounded length without the secret
+// and its session token.
 func providerText(s string, secret secretText) string {
 	b := []byte(s)
-	if len(secret) > 0 {
-		b = bytes.ReplaceAll(b, secret, []byte(redacted))
+	for part := range bytes.SplitSeq(secret, []byte{0}) {
+		if len(part) > 0 {
+			b = bytes.ReplaceAll(b, part, []byte(redacted))
+		}
 	}
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -81,6 +81,83 @@ func TestTriedBeforeCreation(t *testing.T) {
 	}
 }
 
+// TestSessionToken: it is sealed with the secret, tried and replaced with it, and
+// comes back in nobody's words.
+func TestSessionToken(t *testing.T) {
+	const token = "session/token+0123456789=="
+	both := s3Secret + "\x00" + token
+	e, f := withFleet(t)
+	f.says(api.ProbeResult{OK: true}, nil)
+	id := e.bucket("sessionToken", token)
+	if got := f.last(); len(got) != 1 || e.open(got[0].Sealed) != both {
+		t.Errorf("tried: %+v", got)
+	}
+	sealed := func(id string) string { return e.open(record[*store.Credential](e, id).Sealed) }
+	if got := sealed(id); got != both {
+		t.Errorf("sealed %q", got)
+	}
+	e.ok("PUT", "/bucket/"+id, m{"name": "renamed"})
+	if got := sealed(id); got != both {
+		t.Errorf("after another change: sealed %q", got)
+	}
+	e.ok("PUT", "/bucket/"+id, m{"secret": "other", "sessionToken": "next"})
+	if got := sealed(id); got != "other\x00next" {
+		t.Errorf("replaced: sealed %q", got)
+	}
+	e.ok("PUT", "/bucket/"+id, m{"secret": s3Secret, "sessionToken": ""})
+	if got := sealed(id); got != s3Secret {
+		t.Errorf("a secret without a token: sealed %q", got)
+	}
+	f.last()
+	e.ok("POST", "/bucket/"+id+"/validate", m{"secret": s3Secret, "sessionToken": token})
+	if got := f.last(); len(got) != 1 || e.open(got[0].Sealed) != both {
+		t.Errorf("validated: %+v", got)
+	}
+	shared := e.shared("sessionToken", token)
+	if got := sealed(shared); got != both {
+		t.Errorf("shared: sealed %q", got)
+	}
+	e.ok("PUT", "/apikeys/"+shared, m{"secret": "other", "sessionToken": "next"})
+	if got := sealed(shared); got != "other\x00next" {
+		t.Errorf("shared, replaced: sealed %q", got)
+	}
+	f.says(api.ProbeResult{Message: "InvalidTokenId: " + token + " of " + s3Secret}, nil)
+	a := e.do("POST", "/bucket", with(e.bucketBody(), "name", "echo", "sessionToken", token))
+	refused(t, "echo", a, 400, "PROVIDER_REFUSED", "[redacted] of [redacted]")
+
+	f.says(api.ProbeResult{OK: true}, nil)
+	own := newID()
+	for name, tc := range map[string]struct {
+		method, path string
+		body         m
+	}{
+		"alone":             {"PUT", "/bucket/" + id, m{"sessionToken": token}},
+		"shared, alone":     {"PUT", "/apikeys/" + shared, m{"sessionToken": token}},
+		"validate, alone":   {"POST", "/bucket/" + id + "/validate", m{"sessionToken": token}},
+		"sealed":            {"POST", "/bucket", with(e.bucketBody(), "secret", nil, "sessionToken", token, "id", own, "sealedSecret", e.seal(e.s3Header(own), s3Secret))},
+		"with a shared one": {"POST", "/bucket", with(e.bucketBody(), "key", nil, "secret", nil, "apiKeyUuid", shared, "sessionToken", token)},
+		"of AI":             {"POST", "/apikeys", m{"workspaceId": e.ws, "provider": "OPENAI", "secret": aiSecret, "sessionToken": token}},
+		"a space":           {"POST", "/bucket", with(e.bucketBody(), "sessionToken", "a b")},
+		"a line end":        {"POST", "/bucket", with(e.bucketBody(), "sessionToken", "a\r\nx-amz-acl: public-read")},
+		"a NUL":             {"POST", "/bucket", with(e.bucketBody(), "sessionToken", "a\x00b")},
+		"too long":          {"POST", "/bucket", with(e.bucketBody(), "sessionToken", strings.Repeat("a", 16385))},
+		"a number":          {"POST", "/bucket", with(e.bucketBody(), "sessionToken", 1)},
+	} {
+		refused(t, name, e.do(tc.method, tc.path, tc.body), 400, "INVALID_FIELD", "sessionToken: ")
+	}
+	refused(t, "a NUL in the secret", e.do("POST", "/bucket", with(e.bucketBody(), "secret", both)), 400, "INVALID_FIELD", "secret: ")
+	for _, path := range []string{"/bucket", "/apikeys"} {
+		if a := e.ok("GET", path, nil); strings.Contains(string(a.raw), "session") {
+			t.Errorf("%s shows %s", path, a.raw)
+		}
+	}
+	for _, s := range []string{token, "other", "next"} {
+		if strings.Contains(e.log.String(), s) {
+			t.Errorf("the log has %q", s)
+		}
+	}
+}
+
 func TestRegionLearned(t *testing.T) {
 	e, f := withFleet(t)
 	region := func(r string) func(api.Probe) (api.ProbeResult, error) {

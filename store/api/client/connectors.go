@@ -25,6 +25,7 @@ type BucketSpec struct {
 	CACertificate            string
 	Key                      string // the provider's access key id
 	Secret                   Secret // overwritten once sealed
+	SessionToken             Secret // of temporary credentials: sealed with the Secret
 	APIKeyID                 string
 	AllowBucketConfiguration bool
 	// SkipValidation stores it without a bridge having tried it.
@@ -144,7 +145,7 @@ func (c *Client) CreateBucket(ctx context.Context, spec BucketSpec) (string, err
 			return "", err
 		}
 		in["endpoint"] = endpoint
-		if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, b); err != nil {
+		if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, spec.SessionToken, b); err != nil {
 			return "", err
 		}
 	}
@@ -167,7 +168,7 @@ func (c *Client) CreateLLM(ctx context.Context, spec LLMSpec) (string, error) {
 			return "", err
 		}
 		in["endpoint"] = endpoint
-		if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, b); err != nil {
+		if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, nil, b); err != nil {
 			return "", err
 		}
 	}
@@ -178,16 +179,31 @@ func (c *Client) CreateLLM(ctx context.Context, spec LLMSpec) (string, error) {
 	return answer.ID, err
 }
 
-// sealInto seals a version of a credential into a request's body, and overwrites the secret.
-func (c *Client) sealInto(ctx context.Context, in map[string]any, workspace, id string, version uint64, secret Secret, b seal.Binding) error {
+// sealInto seals a version of a credential into a request's body, and overwrites the
+// secret and the session token, which may be empty.
+func (c *Client) sealInto(ctx context.Context, in map[string]any, workspace, id string, version uint64, secret, token Secret, b seal.Binding) error {
 	defer clear(secret)
+	defer clear(token)
 	if len(secret) == 0 {
 		return errors.New("the provider's secret is missing")
 	}
+	// The API cannot look into a sealed secret, so here is where a stray newline is found.
 	for _, ch := range secret {
-		if ch <= ' ' || ch > '~' { // the API cannot look into a sealed secret, so here is where a stray newline is found
+		if ch <= ' ' || ch > '~' {
 			return errors.New("the provider's secret has spaces, line ends or other characters that no such secret has")
 		}
+	}
+	for _, ch := range token {
+		if ch <= ' ' || ch > '~' {
+			return errors.New("the session token has spaces, line ends or other characters that no such token has")
+		}
+	}
+	if len(token) > 0 {
+		if b.Use != seal.UseS3 {
+			return errors.New("a session token is of S3 alone")
+		}
+		secret = seal.WithToken(secret, token)
+		defer clear(secret)
 	}
 	pub, err := c.SealingKey(ctx)
 	if err != nil {

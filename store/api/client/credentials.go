@@ -18,6 +18,7 @@ type CredentialSpec struct {
 	Provider       string // AWS, OPENAI, ANTHROPIC or OTHER: S3-compatible with a Key, OpenAI-compatible without
 	Key            string // the access key id, of storage
 	Secret         Secret // overwritten once sealed
+	SessionToken   Secret // of temporary storage credentials: sealed with the Secret
 	Endpoint       string // no default for OTHER
 	Region         string
 	CACertificate  string
@@ -51,6 +52,7 @@ type Credential struct {
 type CredentialUpdate struct {
 	Key            string
 	Secret         Secret // overwritten once sealed
+	SessionToken   Secret // with a Secret only; a Secret without one has none
 	Endpoint       string
 	Region         string
 	CACertificate  string
@@ -80,7 +82,7 @@ func (c *Client) CreateCredential(ctx context.Context, spec CredentialSpec) (str
 	}
 	in := map[string]any{"workspaceId": spec.WorkspaceID, "provider": spec.Provider, "key": spec.Key, "endpoint": endpoint, "region": spec.Region,
 		"caCertificate": spec.CACertificate, "tenantId": spec.TenantID, "subscriptionId": spec.SubscriptionID, "description": spec.Description}
-	if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, b); err != nil {
+	if err := c.sealInto(ctx, in, spec.WorkspaceID, uuid.NewString(), 1, spec.Secret, spec.SessionToken, b); err != nil {
 		return "", err
 	}
 	var answer struct {
@@ -118,9 +120,11 @@ func (c *Client) UpdateCredential(ctx context.Context, id string, u CredentialUp
 		if err != nil {
 			return err
 		}
-		if err := c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, b); err != nil {
+		if err := c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, u.SessionToken, b); err != nil {
 			return err
 		}
+	} else if err := tokenAlone(u.SessionToken); err != nil {
+		return err
 	}
 	return c.do(ctx, http.MethodPut, "/apikeys/"+url.PathEscape(id), nil, in, nil, ifMatch(u.Version)...)
 }

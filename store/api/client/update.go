@@ -22,6 +22,7 @@ type BucketUpdate struct {
 	CACertificate            string
 	Key                      string
 	Secret                   Secret // overwritten once sealed
+	SessionToken             Secret // with a Secret only; a Secret without one has none
 	APIKeyID                 string
 	AllowBucketConfiguration *bool
 	SkipValidation           bool
@@ -105,7 +106,7 @@ func (c *Client) bucketBody(ctx context.Context, id string, u BucketUpdate) (map
 	in := map[string]any{"name": u.Name, "bucket": u.Bucket, "endpoint": u.Endpoint, "region": u.Region, "caCertificate": u.CACertificate,
 		"key": u.Key, "apiKeyUuid": u.APIKeyID, "allowBucketConfiguration": u.AllowBucketConfiguration}
 	if len(u.Secret) == 0 {
-		return in, nil
+		return in, tokenAlone(u.SessionToken)
 	}
 	now, err := one(ctx, id, c.Buckets, func(b Bucket) string { return b.ID })
 	if err != nil {
@@ -120,7 +121,16 @@ func (c *Client) bucketBody(ctx context.Context, id string, u BucketUpdate) (map
 		return nil, err
 	}
 	in["endpoint"], in["key"] = endpoint, b.Key
-	return in, c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, b)
+	return in, c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, u.SessionToken, b)
+}
+
+// tokenAlone refuses a session token that comes without its secret, and overwrites it.
+func tokenAlone(token Secret) error {
+	if len(token) == 0 {
+		return nil
+	}
+	clear(token)
+	return errors.New("a session token comes with its secret only")
 }
 
 // UpdateLLM changes an AI connector, as UpdateBucket an S3 one.
@@ -158,7 +168,7 @@ func (c *Client) llmBody(ctx context.Context, id string, u LLMUpdate) (map[strin
 	if err != nil {
 		return nil, err
 	}
-	return in, c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, b)
+	return in, c.sealInto(ctx, in, now.WorkspaceID, id, now.SecretVersion+1, u.Secret, nil, b)
 }
 
 // Models asks the providers of a repository's AI connectors, of one type or
