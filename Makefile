@@ -9,6 +9,8 @@ export GOFLAGS := -buildvcs=false
 
 ENVOY_VERSION := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' envoy/*.go)
 VERSITYGW_VERSION := v1.8.0
+MC_VERSION := v0.0.0-20250313080218-cf909e1063a9
+MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 PIP := python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore --upgrade
 TOOLS := $(CURDIR)/.tools
 GO_TOOL := go tool -modfile=.ci/tools.mod
@@ -16,7 +18,7 @@ GO_TOOL := go tool -modfile=.ci/tools.mod
 .PHONY: help run demo test check bench envoy gen build tools lint unit fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/keybridge, static: with cgo, no_new_privs would reach only some threads
 	CGO_ENABLED=0 go build -trimpath -o bin/keybridge ./cmd/keybridge
@@ -38,12 +40,17 @@ RACE := $(if $(shell command -v $$(go env CC)),-race)
 
 unit: envoy tools
 	@test -n "$(RACE)" || echo 'no C compiler: the unit tests run without the race detector' >&2
-	go test $(RACE) -count=1 -timeout 20m $$(go list ./... | grep -v -e '^keybridge/e2e$$' -e '^keybridge/keyshare/ceremony$$')
+	go test $(RACE) -count=1 -timeout 20m $$(go list ./... | grep -v -e '^keybridge/e2e$$' -e '^keybridge/e2e/conformance$$' -e '^keybridge/keyshare/ceremony$$')
 	go test -count=1 -timeout 20m ./keyshare/ceremony
 
 .PHONY: e2e
 e2e: build envoy tools $(TOOLS)/py/.done $(TOOLS)/schemathesis/.done ## end to end, with real processes only
 	go test -count=1 -timeout 20m ./e2e
+	go test -count=1 -timeout 20m -short ./e2e/conformance
+
+.PHONY: conformance
+conformance: build envoy tools $(TOOLS)/py/.done $(TOOLS)/conformance/.done $(TOOLS)/bin/mc $(TOOLS)/bin/minio ## seven S3 clients and three servers, and versitygw's suite in all its forms
+	go test -count=1 -timeout 60m ./e2e/conformance
 
 bench: envoy tools ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
 	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./store/... ./xds/...
@@ -61,6 +68,9 @@ $(TOOLS)/envoy/.$(ENVOY_VERSION):
 tools: $(TOOLS)/bin/versitygw ## install the S3 server that tests and demo use as a provider
 $(TOOLS)/bin/versitygw:
 	GOEXPERIMENT= GOBIN=$(TOOLS)/bin go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+
+$(TOOLS)/bin/mc $(TOOLS)/bin/minio: $(TOOLS)/bin/%: # six minutes for MinIO
+	GOEXPERIMENT= GOBIN=$(TOOLS)/bin go install github.com/minio/$*@$(if $(filter mc,$*),$(MC_VERSION),$(MINIO_VERSION))
 
 # A folder for each list of Python packages, filled in one run: pip --target does not merge bin folders.
 $(TOOLS)/%/.done: .ci/requirements-%.txt

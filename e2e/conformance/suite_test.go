@@ -21,27 +21,36 @@ import (
 	"keybridge/store/api/client"
 )
 
+// flow is one way to run all of versitygw's own suite.
+type flow struct {
+	name      string
+	versions  bool
+	hostStyle bool
+}
+
+func flows() []flow {
+	all := []flow{{"versions", true, false}, {"no versions", false, false}, {"bucket in the host", true, true}}
+	if testing.Short() {
+		return all[:1]
+	}
+	return all
+}
+
 // TestVersitygwSuite runs versitygw's own suite through the gateway, with an account
 // connector and an ADMIN key. conformance.md names the cases that do not pass, and no
 // other.
 func TestVersitygwSuite(t *testing.T) {
-	for name, flags := range map[string][]string{
-		"versioning": {"--versioning-enabled"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			out := suite(t, flags)
-			_ = os.WriteFile("/tmp/conform/suite.log", out, 0o600)
-			compare(t, out)
-		})
+	for _, f := range flows() {
+		t.Run(f.name, func(t *testing.T) { compare(t, suite(t, f)) })
 	}
 }
 
 // suite returns what the suite prints.
-func suite(t *testing.T, flags []string) []byte {
+func suite(t *testing.T, f flow) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	a, err := newAdmin(ctx, t, shared(t))
+	a, err := newAdmin(ctx, t, shared(t), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +60,25 @@ func suite(t *testing.T, flags []string) []byte {
 	}
 	socket := filepath.Join(a.gateway.dir, rand.Text()[:8]+".sock")
 	a.serve(t, socket)
-	cmd := exec.CommandContext(ctx, a.binary, slices.Concat(
-		[]string{"test", "-a", a.root.Key, "-s", a.root.Secret, "-e", "http://" + a.front(t), "full-flow", "--parallel"}, flags)...)
+	front := a.front(t)
+	_, port, _ := strings.Cut(front, ":")
+	var command, flags []string
+	endpoint := "http://" + front
+	if f.versions {
+		flags = []string{"--versioning-enabled"}
+	}
+	if f.hostStyle {
+		endpoint = "http://" + domain + ":" + port
+		if command, err = withHosts(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command = append(command, a.binary, "test", "-a", a.root.Key, "-s", a.root.Secret, "-e", endpoint)
+	if f.hostStyle {
+		command = append(command, "--host-style")
+	}
+	command = slices.Concat(command, []string{"full-flow", "--parallel"}, flags)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, adminSocket + "=" + socket}
 	var out bytes.Buffer
@@ -61,13 +87,35 @@ func suite(t *testing.T, flags []string) []byte {
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
+	if d := os.Getenv("CONFORM_LOG"); d != "" {
+		_ = os.WriteFile(d, out.Bytes(), 0o600)
+	}
 	return color.ReplaceAll(out.Bytes(), nil)
+}
+
+// withHosts is a command that runs another with an /etc/hosts that has all buckets of
+// the suite below the domain: in a mount namespace, for nothing else sees it. The suite
+// asks the system's resolver and takes no proxy.
+func withHosts(dir string) ([]string, error) {
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return nil, err
+	}
+	b := bytes.NewBuffer(hosts)
+	fmt.Fprintf(b, "\n127.0.0.1 %[1]s incorrect-bucket.%[1]s non-existing-bucket.%[1]s bucket-no-exist.%[1]s\n", domain)
+	for i := range 1500 {
+		fmt.Fprintf(b, "127.0.0.1 test-bucket-%d.%[2]s my-prefix-test-bucket-%[1]d.%[2]s\n", i, domain)
+	}
+	path := filepath.Join(dir, "hosts")
+	return []string{
+		"unshare", "--map-root-user", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, path,
+	}, os.WriteFile(path, b.Bytes(), 0o600)
 }
 
 // newAdmin starts a server and makes a connector for all of it. The suite takes the
 // key that it runs with for the owner of what it makes, so the server's root has the
 // id of that key; their secrets differ.
-func newAdmin(ctx context.Context, t *testing.T, g *gateway) (*admin, error) {
+func newAdmin(ctx context.Context, t *testing.T, g *gateway, f flow) (*admin, error) {
 	t.Helper()
 	binary, err := provider.Versitygw()
 	if err != nil {
@@ -78,7 +126,7 @@ func newAdmin(ctx context.Context, t *testing.T, g *gateway) (*admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := provider.StartS3(ctx, provider.S3Config{Access: key.Key, Secret: rand.Text() + rand.Text()[:14]})
+	p, err := provider.StartS3(ctx, provider.S3Config{Unversioned: !f.versions, Access: key.Key, Secret: rand.Text() + rand.Text()[:14]})
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,8 @@ const Region = "us-east-1"
 type S3Config struct {
 	// Dir keeps the objects; empty for a temporary folder that Close removes.
 	Dir string
+	// Unversioned is a server that cannot keep versions.
+	Unversioned bool
 	// Access and Secret are the root credential; empty for a fresh one.
 	Access, Secret string
 	// Recorder settings; Dial is set by StartS3.
@@ -83,8 +85,11 @@ func StartS3(ctx context.Context, config S3Config) (_ *S3, err error) {
 		}
 		dirs = append(dirs, d)
 	}
-	cmd := exec.Command(binary, "--port", s.socket, "--region", Region, "--iam-dir", dirs[1], "--keep-alive", "--quiet",
-		"posix", "--versioning-dir", dirs[2], dirs[0])
+	args := []string{"--port", s.socket, "--region", Region, "--iam-dir", dirs[1], "--keep-alive", "--quiet", "posix"}
+	if !config.Unversioned {
+		args = append(args, "--versioning-dir", dirs[2])
+	}
+	cmd := exec.Command(binary, append(args, dirs[0])...)
 	cmd.Dir = scratch
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.Access, "ROOT_SECRET_KEY="+s.Secret)
 	cmd.Stdout, cmd.Stderr = s.log, s.log

@@ -174,6 +174,9 @@ func announced(r *extproc.Request, trails bool) (length int64, trailer string, f
 	if !trails {
 		return length, "", nil
 	}
+	if r.Values(trailerNames) == 0 {
+		return 0, "", &failTrailer
+	}
 	// One checksum, as for every upload; its name as it must come again.
 	name, ok := strings.CutPrefix(strings.ToLower(r.Header(trailerNames)), "x-amz-checksum-")
 	if !ok || !validName(name) || len(name) > 32 {

@@ -289,7 +289,7 @@ func TestChunkedRequests(t *testing.T) {
 		"negative length":      {change("", lines("X-Amz-Decoded-Content-Length", "-100")), 400, "decoded_length"},
 		"length of 20 digits":  {change("", lines("X-Amz-Decoded-Content-Length", "10000000000000000000")), 400, "decoded_length"},
 		"length in hex":        {change("", lines("X-Amz-Decoded-Content-Length", "0x64")), 400, "decoded_length"},
-		"no trailer announced": {change(crc, func(c *call) { c.header.Del("X-Amz-Trailer") }), 400, "trailer_name"},
+		"no trailer announced": {change(crc, func(c *call) { c.header.Del("X-Amz-Trailer") }), 400, "malformed_trailer"},
 		"two trailers":         {change(crc, lines("X-Amz-Trailer", "x-amz-checksum-crc32,x-amz-checksum-sha1")), 400, "trailer_name"},
 		"two trailer headers":  {change(crc, lines("X-Amz-Trailer", "x-amz-checksum-crc32", "x-amz-checksum-sha1")), 400, "repeated"},
 		"trailer of metadata":  {change(crc, lines("X-Amz-Trailer", "x-amz-meta-a")), 400, "trailer_name"},

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"keybridge/extproc"
 )
@@ -104,7 +105,7 @@ var (
 	failIncomplete   = failure{"IncompleteBody", 400, "The request body terminated unexpectedly", "malformed_chunks"}
 	failChunksLength = failure{
 		"IncompleteBody", 400,
-		"You did not provide the number of bytes specified by the x-amz-decoded-content-length HTTP header", "chunks_length",
+		"You did not provide the number of bytes specified by the Content-Length HTTP header", "chunks_length",
 	}
 	failChunkSize     = failure{"InvalidChunkSizeError", 403, "Only the last chunk is allowed to have a size less than 8192 bytes", "chunk_size"}
 	failChunkTooLarge = failure{"InvalidRequest", 400, "A signed chunk of more than 8388608 bytes is not supported here.", "chunk_too_large"}
@@ -202,8 +203,9 @@ func requestID() string {
 	return string(id[:])
 }
 
-// appendXML writes s as XML text. Bytes that a URI cannot have are not repeated.
+// appendXML writes s as XML text. Controls are not repeated, nor what is not UTF-8.
 func appendXML(b []byte, s string) []byte {
+	text := utf8.ValidString(s) && !strings.ContainsAny(s, "\ufffe\uffff")
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '&':
@@ -214,7 +216,7 @@ func appendXML(b []byte, s string) []byte {
 			b = append(b, "&gt;"...)
 		case c == '"':
 			b = append(b, "&quot;"...)
-		case c < ' ' || c >= 0x7f:
+		case c < ' ' || c == 0x7f || c > 0x7f && !text:
 			b = append(b, '?')
 		default:
 			b = append(b, c)

@@ -100,6 +100,7 @@ func TestWords(t *testing.T) {
 		{"preflight without origin", asks(h("access-control-request-method", "GET")), []string{"Insufficient information. Origin request header needed."}},
 		{"preflight of another method", asks(origin, h("access-control-request-method", "get")), []string{"Invalid Access-Control-Request-Method: get"}},
 		{"preflight of no header", asks(origin, h("access-control-request-method", "GET"), h("access-control-request-headers", "date, Bad/Header")), []string{`Access-Control-Request-Headers " Bad/Header" contains invalid character.`}},
+		{"preflight of no header, in another alphabet", asks(origin, h("access-control-request-method", "GET"), h("access-control-request-headers", "NonAsciiŁ")), []string{`Access-Control-Request-Headers "NonAsciiŁ" contains invalid character.`}},
 		{"preflight", asks(origin, h("access-control-request-method", "PUT"), h("access-control-request-headers", "x-amz-date, authorization")), []string{"CORSResponse: CORS is not enabled for this bucket."}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
