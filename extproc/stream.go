@@ -60,6 +60,9 @@ func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error
 		// A clean end before the headers is an error too: nothing was decided.
 		return fmt.Errorf("receiving the request headers: %w", err)
 	}
+	if answer := c.message.GetResponseHeaders(); answer != nil {
+		return c.review(answer)
+	}
 	headers := c.message.GetRequestHeaders()
 	if headers == nil {
 		return errFirst
