@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -238,11 +237,9 @@ func TestReviewFailsClosed(t *testing.T) {
 			up := startProvider(t, c.reply)
 			up.close = name == "cut off"
 			b := startBridge(t, up.Endpoint)
-			t.Cleanup(sync.OnceFunc(func() { // before the servers stop
-				if name == "no answer in time" {
-					close(never)
-				}
-			}))
+			if name == "no answer in time" {
+				t.Cleanup(func() { close(never) }) // before the servers stop
+			}
 			b.onHeaders(forwardTo(up.Endpoint))
 			b.failing = c.review
 			resp, body := b.send(configv1.Protocol_S3, get)
