@@ -1,7 +1,6 @@
 package extproc
 
 import (
-	"fmt"
 	"strconv"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -14,26 +13,24 @@ type Answer struct {
 	Status int
 	// Cluster, Method and Path are of the request as it went to the provider.
 	Cluster, Method, Path string
-	// ContentEncoding is how Body is encoded, empty for not at all.
-	ContentEncoding string
 	// Body is all of the answer's body; nil if it has none, as those to HEAD, or if
 	// Envoy is not configured to show it.
 	Body []byte
 
-	sent map[string]string
+	headers, sent map[string]string
 }
 
-// NewAnswer makes an answer to a request that carried these headers, for tests.
-func NewAnswer(a Answer, sent ...Header) *Answer {
-	a.sent = map[string]string{}
-	for _, h := range sent {
-		a.sent[h.Name] = h.Value
-	}
+// NewAnswer gives an answer its headers, and those of the request, for tests.
+func NewAnswer(a Answer, headers, sent map[string]string) *Answer {
+	a.headers, a.sent = headers, sent
 	return &a
 }
 
-// Sent is a header of the request as it went to the provider, empty if there was none
-// or if Envoy is not configured to show it.
+// Header is a header of the answer, empty if there is none or if Envoy is not
+// configured to show it.
+func (a *Answer) Header(name string) string { return a.headers[name] }
+
+// Sent is a header of the request as it went to the provider, likewise.
 func (a *Answer) Sent(name string) string { return a.sent[name] }
 
 // Refusal is an answer with which a provider refuses, or may refuse, the credential
@@ -112,17 +109,17 @@ func (c *call) review(headers *extprocv3.HttpHeaders) error {
 
 // answerOf copies what it takes of a message.
 func answerOf(headers *extprocv3.HttpHeaders, attributes *structpb.Struct) (*Answer, error) {
-	a := &Answer{sent: map[string]string{}}
+	a := &Answer{headers: map[string]string{}, sent: map[string]string{}}
 	for _, h := range headers.GetHeaders().GetHeaders() {
-		switch h.GetKey() {
-		case ":status":
-			a.Status, _ = strconv.Atoi(string(h.GetRawValue())) // 0 is refused below
-		case "content-encoding":
-			a.ContentEncoding = string(h.GetRawValue())
+		value := string(h.GetRawValue())
+		if before, repeated := a.headers[h.GetKey()]; repeated {
+			value = before + "," + value // RFC 9110 §5.3
 		}
+		a.headers[h.GetKey()] = value
 	}
-	if a.Status == 0 {
-		return nil, fmt.Errorf("%w: no status", errNoHeaders)
+	var err error
+	if a.Status, err = strconv.Atoi(a.headers[":status"]); err != nil {
+		return nil, errNoStatus
 	}
 	for name, v := range attributes.GetFields() {
 		switch value := v.GetStringValue(); name {

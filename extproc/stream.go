@@ -17,6 +17,7 @@ var (
 	errProtocol   = status.Error(codes.Unimplemented, "no protocol answers to this authority")
 	errFirst      = status.Error(codes.InvalidArgument, "the first message is not request headers")
 	errNoHeaders  = status.Error(codes.InvalidArgument, "the request headers carry no or repeated pseudo-headers")
+	errNoStatus   = status.Error(codes.InvalidArgument, "the headers of an answer carry no status")
 	errUnexpected = status.Error(codes.InvalidArgument, "a message that cannot come here")
 	errRefused    = errors.New("the client has its answer")
 	errEnded      = status.Error(codes.Aborted, "the stream ended within the request")

@@ -61,6 +61,9 @@ func (*Protocol) RefusalCodes() []string {
 	return codes
 }
 
+// minioCode is where MinIO has the code of its answers to HEAD.
+const minioCode = "x-minio-error-code"
+
 const (
 	// maxDocument bounds an error document. Those that repeat what was signed, twice as
 	// text and as hex, hold 8 KiB of headers four times.
@@ -74,9 +77,9 @@ const (
 // Review implements extproc.Reviewer: it tells refusals of the bridge's own signature
 // from what the provider has to say to the client, which passes.
 //
-// Without a body nothing tells one from the other, but for the status 401. Such an answer
-// passes unless the credential is known to be refused; it has nothing to show. A body
-// that cannot be read does not pass.
+// Without a body nothing tells one from the other, but for the status 401 and a header of
+// MinIO's. Such an answer passes unless the credential is known to be refused; it has
+// nothing to show. A body that cannot be read does not pass.
 func (*Protocol) Review(a *extproc.Answer) *extproc.Refusal {
 	r := &extproc.Refusal{KeyID: keyIDOf(a.Sent("authorization")), Bucket: bucketOf(a.Path)}
 	document, ok := decoded(a)
@@ -86,6 +89,11 @@ func (*Protocol) Review(a *extproc.Answer) *extproc.Refusal {
 		code = codeUnreadable
 	case len(document) > 0:
 		code = refusalIn(document, r.KeyID)
+	case a.Header(minioCode) != "":
+		code = ""
+		if refusals[a.Header(minioCode)] {
+			code = a.Header(minioCode)
+		}
 	}
 	if a.Status == 401 && !refusals[code] {
 		code = codeOther
@@ -128,8 +136,8 @@ func bucketOf(path string) string {
 
 // decoded is an answer's body, unless it is too long or encoded in some other way.
 func decoded(a *extproc.Answer) ([]byte, bool) {
-	switch strings.ToLower(a.ContentEncoding) {
-	case "", "identity", "aws-chunked":
+	switch strings.ToLower(a.Header("content-encoding")) {
+	case "", "identity":
 		return a.Body, len(a.Body) <= maxDocument
 	case "gzip", "x-gzip":
 		if len(a.Body) == 0 {

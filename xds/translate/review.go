@@ -16,6 +16,8 @@ import (
 type reviewed struct {
 	statuses []string
 	body     extprocv3.ProcessingMode_BodySendMode
+	// headers of the answer that tell more than its status does.
+	headers []string
 	// credentials are the request headers that carry the bridge's own.
 	credentials []string
 }
@@ -23,9 +25,9 @@ type reviewed struct {
 var (
 	// The codes that S3 refuses a credential with come with these; which of them it
 	// is says the body ("Error responses", Amazon S3 API Reference).
-	s3Reviewed = reviewed{[]string{"400", "401", "403"}, extprocv3.ProcessingMode_BUFFERED, []string{"authorization"}}
+	s3Reviewed = reviewed{[]string{"400", "401", "403"}, extprocv3.ProcessingMode_BUFFERED, []string{"content-encoding", "x-minio-error-code"}, []string{"authorization"}}
 	// Of AI providers 401 alone, which says it without a body (RFC 9110 §15.5.2).
-	aiReviewed = reviewed{[]string{"401"}, extprocv3.ProcessingMode_NONE, []string{"authorization", "x-api-key"}}
+	aiReviewed = reviewed{[]string{"401"}, extprocv3.ProcessingMode_NONE, nil, []string{"authorization", "x-api-key"}}
 )
 
 // review has the bridge look at the answers with which a provider may refuse the
@@ -87,8 +89,7 @@ func extension(name string, config proto.Message) *xdscorev3.TypedExtensionConfi
 	return &xdscorev3.TypedExtensionConfig{Name: name, TypedConfig: pack(config)}
 }
 
-// reviewer sends the bridge the status of an answer, what may keep its body from being
-// read, the body, and of the request what says whom it was made for. The credential
+// reviewer sends the bridge of an answer the status, few headers and the body, and of the request what says whom it was made for. The credential
 // comes from the bridge and goes back to it, over the same socket.
 func reviewer(p *protocol) *extprocv3.ExternalProcessor {
 	e := &extprocv3.ExternalProcessor{
@@ -110,7 +111,7 @@ func reviewer(p *protocol) *extprocv3.ExternalProcessor {
 	for _, name := range p.reviewed.credentials {
 		e.ResponseAttributes = append(e.ResponseAttributes, "request.headers['"+name+"']")
 	}
-	for _, name := range []string{":status", "content-encoding"} {
+	for _, name := range append([]string{":status"}, p.reviewed.headers...) {
 		e.ForwardRules.AllowedHeaders.Patterns = append(e.ForwardRules.AllowedHeaders.Patterns,
 			&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: name}})
 	}
