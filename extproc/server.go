@@ -45,6 +45,10 @@ type Options struct {
 	RewriteTimeout time.Duration
 	// Observer is told of every decision. Default: nobody.
 	Observer Observer
+	// Refused is told when a provider refuses, or may refuse, the bridge's own
+	// credential: by the protocol's name, the cluster and what the protocol saw. It
+	// answers whether that credential is known to be refused. Default: nobody.
+	Refused func(protocol, cluster string, r *Refusal) (known bool)
 }
 
 // Observer counts decisions. Its method is called concurrently, on the path of

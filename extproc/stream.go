@@ -17,6 +17,7 @@ var (
 	errProtocol   = status.Error(codes.Unimplemented, "no protocol answers to this authority")
 	errFirst      = status.Error(codes.InvalidArgument, "the first message is not request headers")
 	errNoHeaders  = status.Error(codes.InvalidArgument, "the request headers carry no or repeated pseudo-headers")
+	errNoStatus   = status.Error(codes.InvalidArgument, "the headers of an answer carry no status")
 	errUnexpected = status.Error(codes.InvalidArgument, "a message that cannot come here")
 	errRefused    = errors.New("the client has its answer")
 	errEnded      = status.Error(codes.Aborted, "the stream ended within the request")
@@ -59,6 +60,9 @@ func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error
 	if err := stream.RecvMsg(c.message); err != nil {
 		// A clean end before the headers is an error too: nothing was decided.
 		return fmt.Errorf("receiving the request headers: %w", err)
+	}
+	if answer := c.message.GetResponseHeaders(); answer != nil {
+		return c.review(answer)
 	}
 	headers := c.message.GetRequestHeaders()
 	if headers == nil {

@@ -200,9 +200,7 @@ func (r *Recorder) copy(to, from stream, count *int64, watch func([]byte)) {
 			*count += int64(n)
 			r.mu.Unlock()
 			if _, werr := to.Write(buf[:n]); werr != nil {
-				to.Close()
-				from.Close()
-				return
+				return // what it said before it stopped listening still goes the other way
 			}
 		}
 		switch {

@@ -95,6 +95,7 @@ type Bridge struct {
 	extproc *extproc.Server
 	// decisions and counters are for Metrics.
 	decisions *extproc.Metrics
+	refusals  refusals
 	counters  counters
 	catalog   *catalog
 	wake      chan struct{} // capacity 1: something that reconcile reads has changed
@@ -142,7 +143,7 @@ func New(cfg Config) (*Bridge, error) {
 	b := &Bridge{
 		cfg:       cfg,
 		arena:     arena,
-		extproc:   extproc.NewServer(cfg.Protocols, extproc.Options{Logger: cfg.Logger, Observer: decisions}),
+		refusals:  newRefusals(&cfg),
 		decisions: decisions,
 		wake:      make(chan struct{}, 1),
 		news:      make(chan struct{}, 1),
@@ -150,6 +151,7 @@ func New(cfg Config) (*Bridge, error) {
 		wraps:     wraps{wake: make(chan struct{}, 1)},
 		keepers:   map[string]quorum.KeeperReport{},
 	}
+	b.extproc = extproc.NewServer(cfg.Protocols, extproc.Options{Logger: cfg.Logger, Observer: decisions, Refused: b.refused})
 	b.records = newRecords(arena, cfg.Logger, b.recordsChanged)
 	b.catalog = newCatalog(b.health, b.changed, b.tell)
 	b.ads, err = xds.NewServer(xds.Config{

@@ -51,6 +51,7 @@ type entry struct {
 	failures  int
 	due       time.Time
 	asking    bool
+	trouble
 }
 
 func newCatalog(call func(context.Context, *configv1.Connector, *credential.Credential) *probed, models, status func()) *catalog {
@@ -64,6 +65,7 @@ func newCatalog(call func(context.Context, *configv1.Connector, *credential.Cred
 type known struct {
 	connector *configv1.Connector
 	cred      *credential.Credential
+	cluster   string
 	problem   string // why it is left out of service
 }
 
@@ -92,7 +94,7 @@ func (c *catalog) set(connectors []known) {
 		case old != nil && old.cred == k.cred && proto.Equal(old.connector, k.connector):
 			next[id] = old
 		default:
-			e := &entry{connector: k.connector, cred: k.cred, due: now}
+			e := &entry{connector: k.connector, cred: k.cred, due: now, trouble: trouble{cluster: k.cluster}}
 			if old != nil && old.cred != nil { // until it has been asked again
 				e.models, e.status, e.refused = old.models, old.status, old.refused
 			}
@@ -105,10 +107,7 @@ func (c *catalog) set(connectors []known) {
 	c.mu.Unlock()
 	if changed {
 		c.status()
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
+		c.rouse()
 	}
 }
 
@@ -181,12 +180,16 @@ func (c *catalog) learn(connector *configv1.Connector, cred *credential.Credenti
 	first := e.status == nil && len(e.models) == 0 // who waits for it, need not any more
 	news := e.status == nil || e.status.Online != status.Online || e.status.Message != status.Message
 	e.status, e.refused = status, out.refused
+	e.denied = out.denied
 	if status.Online {
 		e.models, e.failures = out.models, 0
 		e.due = now.Add(healthEvery*4/5 + rand.N(healthEvery*2/5)) //nolint:gosec // spreads load; nothing to guess
 	} else {
 		e.due = now.Add(min(healthAgain<<min(e.failures, 8), healthEvery))
 		e.failures++
+	}
+	if e.again { // what it was asked about happened while it was asked
+		e.again, e.due = false, now
 	}
 	c.mu.Unlock()
 	if models || first || refused {
@@ -195,8 +198,13 @@ func (c *catalog) learn(connector *configv1.Connector, cred *credential.Credenti
 	if news {
 		c.status()
 	}
+	c.rouse() // the next one due may be this one
+}
+
+// rouse has run look at what is due.
+func (c *catalog) rouse() {
 	select {
-	case c.wake <- struct{}{}: // the next one due may be this one
+	case c.wake <- struct{}{}:
 	default:
 	}
 }

@@ -38,10 +38,10 @@ func observer(cfg *Config) *extproc.Metrics {
 }
 
 // Metrics are the bridge's numbers: those of its decisions (extproc.Metrics), of
-// its ADS server (xds.Server.Metrics), and keybridge_bridge_*. docs/metrics.md says
+// its ADS server (xds.Server.Metrics), keybridge_provider_auth_failures_total, and keybridge_bridge_*. docs/metrics.md says
 // what each means.
 func (b *Bridge) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{b.decisions, b.ads.Metrics(), b.numbers()}
+	return []prometheus.Collector{b.decisions, b.refusals.failures, b.ads.Metrics(), b.numbers()}
 }
 
 func (b *Bridge) numbers() prometheus.Collector {

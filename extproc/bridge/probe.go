@@ -42,6 +42,7 @@ type probed struct {
 	models  []grant.Model
 	problem string // empty: it worked
 	refused bool   // the operator does not allow the address that the endpoint's name resolves to
+	denied  bool   // the provider refuses the credential itself
 }
 
 // answer makes the call that the control plane asks for. It obeys the sealed
@@ -206,7 +207,7 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 		}
 	}
 	b.counters.probe(err)
-	out := &probed{took: time.Since(start)}
+	out := &probed{took: time.Since(start), denied: err != nil && found.Denied}
 	if isRegion(found.Region) {
 		out.region = found.Region
 	}

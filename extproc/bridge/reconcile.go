@@ -225,7 +225,7 @@ func (b *Bridge) bind(in map[string]*configv1.Connector) (out []bound, problems 
 			continue
 		}
 		if b.cfg.Probers[next.Provider] != nil {
-			all = append(all, known{connector: c, cred: next.Credential})
+			all = append(all, known{connector: c, cred: next.Credential, cluster: next.Cluster})
 		}
 		// Envoy connects to whatever the name resolves to: what was seen to be no place
 		// to go to is left out until it is one.

@@ -6,6 +6,8 @@ import "errors"
 type Probed struct {
 	Region string  // storage: where the bucket is, if the provider says so, also when it refuses
 	Models []Model // AI: those that the provider lists
+	// Denied says that the provider refuses the credential, whatever it is used for.
+	Denied bool
 }
 
 // NewConnector makes a connector that is in no index, checked as Build checks it:

@@ -74,6 +74,10 @@
 // without regard to the request (the bridge is sealed or stopping, a body is too large
 // or too slow) have the members of both.
 //
+// # The provider's errors
+//
+// They pass as they come, but for 401, which is about the connector's key: see Review.
+//
 // # What the provider sees
 //
 // The binding's authority, its base path and the rest of the path, and the connector's

@@ -47,6 +47,9 @@ var (
 		"anthropic-version: one header, a date as in 2023-06-01.")
 	errConnector = refuse(503, "connector_unusable", "connector_unusable",
 		"The credential of this connector cannot be used. Ask the owner of the connector to enter it again.")
+	// What a provider refuses is the connector's key, and SDKs give up on a 401.
+	errOurs = refuse(503, "provider_refused", "provider_auth",
+		"The provider refuses the key of this connector. Your repository key is fine. Try again later, or tell the owner of the connector.")
 	errUnavailable = refuse(503, "gateway_unavailable", "unavailable",
 		"The gateway cannot serve requests at the moment. Try again later.")
 )

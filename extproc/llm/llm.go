@@ -15,7 +15,10 @@ import (
 // Protocol is the extproc.Protocol of OpenAI-compatible APIs and Anthropic's.
 type Protocol struct{ live *grant.Live }
 
-var _ extproc.BodyDecider = (*Protocol)(nil)
+var (
+	_ extproc.BodyDecider = (*Protocol)(nil)
+	_ extproc.Reviewer    = (*Protocol)(nil)
+)
 
 // New makes a Protocol that decides by the index in live.
 func New(live *grant.Live) *Protocol { return &Protocol{live} }

@@ -66,7 +66,7 @@ func Probe(ctx context.Context, client *http.Client, c *grant.Connector) (grant.
 	case 300 <= answer.StatusCode && answer.StatusCode < 400:
 		return grant.Probed{}, fmt.Errorf("the provider redirects (HTTP %d), and redirects are not followed", answer.StatusCode)
 	case answer.StatusCode != http.StatusOK:
-		return grant.Probed{}, refusal(answer.StatusCode, body)
+		return grant.Probed{Denied: answer.StatusCode == http.StatusUnauthorized}, refusal(answer.StatusCode, body)
 	case err != nil:
 		return grant.Probed{}, fmt.Errorf("reading the list of models: %w", err)
 	}

@@ -94,6 +94,15 @@
 // What stays outside of all keys is the provider's word: that a listing keeps to its
 // prefix, and an upload id to its key.
 //
+// # The provider's errors
+//
+// They pass as they come, but for those about the signature that was put on here, which
+// repeat what was signed and would have an SDK drop a key that is fine: see Review. The
+// client gets 503 ServiceUnavailable, which SDKs retry. An answer to HEAD has no body to
+// tell the one from the other; it passes unless the credential is known to be refused.
+// Errors within a 200 (CopyObject, CompleteMultipartUpload) come after the provider has
+// accepted the signature, and pass.
+//
 // # Buckets
 //
 // ListBuckets is answered here, with the buckets of the repository. A repository with

@@ -31,6 +31,15 @@ var (
 		"ServiceUnavailable", 503,
 		"This gateway is sealed or stopping and cannot serve requests now. Please try again later.", "sealed",
 	}
+	// What a provider refuses is the bridge's credential, and SDKs drop their own on a 403.
+	failOurs = failure{
+		"ServiceUnavailable", 503,
+		"This gateway's own access to the storage provider is refused. Your access key is fine. Please try again later, or tell whoever runs the gateway.", "provider_auth",
+	}
+	failUnreadable = failure{
+		"ServiceUnavailable", 503,
+		"The storage provider answered with an error that this gateway cannot read and does not pass on. Please try again later, or tell whoever runs the gateway.", "provider_unreadable",
+	}
 	failAnonymous = failure{"AccessDenied", 403, "Access Denied", "anonymous"}
 	failQueryAuth = failure{
 		"AuthorizationQueryParametersError", 400,

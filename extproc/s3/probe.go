@@ -43,7 +43,7 @@ func Probe(ctx context.Context, client *http.Client, c *grant.Connector) (grant.
 	})
 	if c.Bucket == "*" {
 		_, err := sdk.ListBuckets(ctx, &s3.ListBucketsInput{})
-		return grant.Probed{Region: regionOf(err)}, probeError(err, c.Region)
+		return grant.Probed{Region: regionOf(err), Denied: denied(err)}, probeError(err, c.Region)
 	}
 	head, err := sdk.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &c.Bucket})
 	if err == nil {
@@ -57,7 +57,14 @@ func Probe(ctx context.Context, client *http.Client, c *grant.Connector) (grant.
 		}
 		err, region = said, cmp.Or(region, regionOf(said))
 	}
-	return grant.Probed{Region: region}, probeError(err, cmp.Or(region, c.Region))
+	return grant.Probed{Region: region, Denied: denied(err)}, probeError(err, cmp.Or(region, c.Region))
+}
+
+// denied says whether an answer is one by which Review would know a refused credential.
+func denied(err error) bool {
+	status, _ := answerOf(err)
+	var api smithy.APIError
+	return status == http.StatusUnauthorized || errors.As(err, &api) && refusals[api.ErrorCode()]
 }
 
 // answerOf is the answer that the SDK made an error of; status 0 if there was none.

@@ -33,7 +33,10 @@ type Protocol struct {
 	domains domains
 }
 
-var _ extproc.BodyDecider = (*Protocol)(nil)
+var (
+	_ extproc.BodyDecider = (*Protocol)(nil)
+	_ extproc.Reviewer    = (*Protocol)(nil)
+)
 
 // New answers with the keys and connectors of live.
 func New(live *grant.Live, opts Options) *Protocol {

@@ -16,6 +16,8 @@
 //     x-forwarded-proto is added if absent; it and x-envoy-* never go upstream.
 //   - Where Envoy answers by itself, it answers in the words of the listener's
 //     protocol: S3 XML or OpenAI JSON.
+//   - An answer by which a provider may refuse the bridge's own credential is held until
+//     the bridge has seen it, and does not pass if the bridge cannot say so.
 //   - A request is never repeated once its headers may have reached a provider.
 //   - A listener that names a certificate speaks TLS 1.2 or 1.3 with it, HTTP/2 or
 //     HTTP/1.1 by ALPN; one whose certificate is not there is left out, never plain.

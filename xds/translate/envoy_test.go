@@ -66,8 +66,11 @@ type bridge struct {
 	extproc *grpc.Server
 	listen  map[configv1.Protocol]string // host:port
 
-	mu     sync.Mutex
-	decide decide
+	mu      sync.Mutex
+	decide  decide
+	reviews []*review
+	failing func() error                 // instead of a review
+	instead *extprocv3.ImmediateResponse // of every answer that is reviewed; nil: all pass
 }
 
 // startBridge renders listeners for both protocols and the endpoints, and waits
@@ -195,6 +198,9 @@ func (p *processor) Process(stream extprocv3.ExternalProcessor_ProcessServer) er
 	p.bridge.mu.Lock()
 	d := p.bridge.decide
 	p.bridge.mu.Unlock()
+	if req.GetResponseHeaders() != nil {
+		return p.bridge.review(authority, req, stream)
+	}
 	resp, err := d(authority, req.GetRequestHeaders())
 	if err != nil || resp == nil {
 		return err
@@ -251,6 +257,7 @@ type provider struct {
 	heads []string
 	// Reply is written after each request's head and body; by default 200.
 	reply string
+	close bool // the connection after each
 }
 
 // startProvider serves HTTP/1.1 without Go's own parsing of the head, so that
@@ -307,7 +314,7 @@ func (p *provider) serve(c net.Conn) {
 		p.mu.Lock()
 		p.heads = append(p.heads, head.String())
 		p.mu.Unlock()
-		if _, err := io.WriteString(c, p.reply); err != nil {
+		if _, err := io.WriteString(c, p.reply); err != nil || p.close {
 			return
 		}
 	}

@@ -37,6 +37,8 @@ type protocol struct {
 	replies reply
 	// redirects of the provider are passed on; otherwise they become 502.
 	redirects bool
+	// reviewed are what the bridge is shown of the provider's errors.
+	reviewed reviewed
 }
 
 var (
@@ -49,6 +51,7 @@ var (
 		streamIdle: 5 * time.Minute,
 		replies:    s3Replies,
 		redirects:  true,
+		reviewed:   s3Reviewed,
 	}
 	aiProtocol = &protocol{
 		authority:   AuthorityAI,
@@ -61,6 +64,7 @@ var (
 		unheard:         []string{"user-agent", "accept-encoding", "accept-language"},
 		unheardPrefixes: []string{"x-stainless-"},
 		replies:         aiReplies,
+		reviewed:        aiReviewed,
 	}
 )
 
@@ -210,6 +214,7 @@ func httpFilters(p *protocol) []*hcmv3.HttpFilter {
 		add("envoy.filters.http.lua", refuseRedirects(p))
 	}
 	add("envoy.filters.http.ext_proc", extProc(p))
+	add("envoy.filters.http.composite", review(p))
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return filters
 }
@@ -222,13 +227,7 @@ func httpFilters(p *protocol) []*hcmv3.HttpFilter {
 // (measured with Envoy 1.40; no other mode does that without one more message).
 func extProc(p *protocol) *extprocv3.ExternalProcessor {
 	e := &extprocv3.ExternalProcessor{
-		GrpcService: &corev3.GrpcService{
-			TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-				ClusterName:      ExtProcCluster,
-				Authority:        p.authority,
-				SkipEnvoyHeaders: true,
-			}},
-		},
+		GrpcService: bridgeService(p),
 		ProcessingMode: &extprocv3.ProcessingMode{
 			RequestHeaderMode:   extprocv3.ProcessingMode_SEND,
 			ResponseHeaderMode:  extprocv3.ProcessingMode_SKIP,
@@ -261,4 +260,14 @@ func extProc(p *protocol) *extprocv3.ExternalProcessor {
 		}
 	}
 	return e
+}
+
+func bridgeService(p *protocol) *corev3.GrpcService {
+	return &corev3.GrpcService{
+		TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+			ClusterName:      ExtProcCluster,
+			Authority:        p.authority,
+			SkipEnvoyHeaders: true,
+		}},
+	}
 }
