@@ -86,9 +86,9 @@ func connectorCreateCommand(s scope) *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a connector; its secret is sealed here, before it is sent",
 		Long: `Makes a connector after a bridge has tried it at the provider with one real and cheap call. The
-secret comes from a file, standard input, or a shared credential (temporary keys of S3 have a session token
-too, in a file of its own); it is sealed for this endpoint and
-bucket before it leaves this machine, to a key that the operator root vouches for.`,
+secret comes from a file, standard input, or a shared credential; the session token of a temporary S3 key from
+a file of its own. It is sealed for this endpoint and bucket before it leaves this machine, to a key that the
+operator root vouches for.`,
 		Example: `  keybridge connector create photos --type S3 --bucket photos --region eu-west-1 --key AKIA… --secret-file secret.txt
   pass show openai | keybridge connector create gpt --type OPENAI --secret-file -
   keybridge connector create local --type OTHER --endpoint https://llm.internal/v1 --ca-file ca.pem --secret-file key.txt
@@ -161,8 +161,8 @@ func connectorUpdateCommand(s scope) *cobra.Command {
 		Use:   "update NAME|ID",
 		Short: "Change a connector, or replace its secret",
 		Long: `Changes what is given and leaves the rest. Endpoint, CA, bucket and access key are sealed with the secret:
-changing one of them takes the secret again, and a new secret takes its own session token, if it has one. A bridge tries a new secret at the provider before it replaces the
-old one; requests under way finish with the one that they began with.`,
+changing one of them takes the secret again. A new secret comes with its own session token, or has none. A bridge
+tries it at the provider before it replaces the old one; requests under way finish with the one that they began with.`,
 		Example: `  keybridge connector update photos --key AKIA… --secret-file new-secret.txt
   pass show openai | keybridge connector update gpt --secret-file -
   keybridge connector update photos --key ASIA… --secret-file secret.txt --session-token-file token.txt

@@ -202,6 +202,16 @@ func TestLeftOutAndNamed(t *testing.T) {
 			named: "--allow-endpoint",
 		},
 		{
+			name: "session token that would be two headers",
+			attack: func(t *testing.T, w *world, o one) {
+				r := o.credential("https", "s3.example.com", 443, 2)
+				r.secret += "\x00token\r\nx-amz-acl: public-read"
+				w.put(t, r)
+			},
+			gone:  func(k *grant.Key) bool { return k != nil && k.Repository().Buckets["photos"].Connector == nil },
+			named: "record refused",
+		},
+		{
 			name: "credential of another workspace",
 			attack: func(t *testing.T, w *world, o one) {
 				foreign := one{uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString()}

@@ -48,6 +48,9 @@ func TestPublish(t *testing.T) {
 		})
 	}
 	gone := secretOf(t, arena, "9fA-2kQz7Lm")
+	if got := bridge.Publish("bad key 9fA-2kQz7Lm with s3ss10n+", gone, secretOf(t, arena, "s3ss10n+")); got != "bad key [withheld] with [withheld]" {
+		t.Errorf("with a session token: %q", got)
+	}
 	arena.Free(gone)
 	if got := bridge.Publish("bad key 9fA-2kQz7Lm", gone); got != "[withheld]" {
 		t.Errorf("with a secret that is gone: %q", got)

@@ -44,6 +44,8 @@
 // may change other headers. The client's Authorization, x-amz-date and
 // x-amz-security-token never get there, nor do x-* headers of other vendors, which
 // some S3-compatible stores obey (x-goog-copy-source, cf-create-bucket-if-missing).
+// Where the provider's credential is a temporary one, its own session token is sent and
+// signed in x-amz-security-token.
 //
 // # Access
 //
