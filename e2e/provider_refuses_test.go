@@ -133,17 +133,25 @@ func TestProviderRefusesUs(t *testing.T) {
 	passes(s3Request{method: http.MethodPut, path: "/" + b + "/x", key: key, body: "x", header: []string{"Content-Md5", "AAAAAAAAAAAAAAAAAAAAAA=="}}, 400, "BadDigest")
 	before := w.authFailures(t, "s3", "SignatureDoesNotMatch")
 
+	// It sends a body when it is asked to, if it says that it expects 100 Continue.
+	patient := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Minute}, Timeout: time.Minute}
+	// hasty are bodies that the provider does not read to their end: it hangs up, and
+	// Envoy may notice that before it has read the answer. What it says then leaks no more.
+	hasty := func(q s3Request) bool { return len(q.body) > 1<<20 && len(q.header) == 0 || q.chunks != nil }
 	refused := func(q s3Request) {
 		t.Helper()
-		a, err := w.askS3(ctx, q)
+		r, err := w.signS3(ctx, q)
 		fatal(err)
+		res, err := patient.Do(r)
+		fatal(err)
+		a := answer{res.StatusCode, res.Header, string(readAll(t, res.Body))}
 		if q.method == http.MethodHead {
 			if a.status != http.StatusServiceUnavailable {
 				t.Errorf("HEAD: %d", a.status)
 			}
 		} else {
 			wantS3Error(t, a, 503, "ServiceUnavailable")
-			if !strings.Contains(a.body, "Your access key is fine") {
+			if !strings.Contains(a.body, "Your access key is fine") && !hasty(q) {
 				t.Errorf("%s %s: %s", q.method, q.path, a.body)
 			}
 		}
@@ -178,11 +186,18 @@ func TestProviderRefusesUs(t *testing.T) {
 		{method: http.MethodPost, path: strings.Replace(part, "partNumber=1&", "", 1), key: key, body: "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>x</ETag></Part></CompleteMultipartUpload>"},
 		{method: http.MethodDelete, path: "/" + b + "/" + present, key: key},
 	}
+	least, most := 0, 0
 	for _, q := range all {
 		refused(q)
+		if q.method != http.MethodHead {
+			most++
+			if !hasty(q) {
+				least++
+			}
+		}
 	}
-	if n := w.authFailures(t, "s3", "SignatureDoesNotMatch") - before; n != len(all)-2 {
-		t.Errorf("counted %d, want %d", n, len(all)-2)
+	if n := w.authFailures(t, "s3", "SignatureDoesNotMatch") - before; n < least || n > most {
+		t.Errorf("counted %d, want %d to %d", n, least, most)
 	}
 	if n := w.authFailures(t, "s3", "no_body"); n < 2 {
 		t.Errorf("counted %d refused HEADs", n)

@@ -1,12 +1,9 @@
 package translate_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -331,45 +328,6 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("got %d %q, want the provider's answer", resp.StatusCode, body)
 		}
 	})
-}
-
-// A refused request must not be asked for its body.
-func TestExpectContinue(t *testing.T) {
-	up := startProvider(t, "")
-	b := startBridge(t, up.Endpoint)
-	put := "PUT /b/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
-
-	b.onHeaders(func(string, *extprocv3.HttpHeaders) (*extprocv3.ProcessingResponse, error) {
-		return &extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_ImmediateResponse{
-			ImmediateResponse: &extprocv3.ImmediateResponse{Status: &typev3.HttpStatus{Code: 403}, Body: []byte("no")},
-		}}, nil
-	})
-	if resp, _ := b.send(configv1.Protocol_S3, put); resp.StatusCode != 403 {
-		t.Errorf("first status %d, want 403", resp.StatusCode)
-	}
-
-	b.onHeaders(forwardTo(up.Endpoint))
-	c, err := net.Dial("tcp", b.listen[configv1.Protocol_S3])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, put); err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(c)
-	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
-		t.Fatalf("got %q, %v", line, err)
-	}
-	if _, err := r.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(c, "hi"); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 200 OK\r\n" {
-		t.Errorf("got %q, %v", line, err)
-	}
 }
 
 func TestEnvoysOwnRefusals(t *testing.T) {
