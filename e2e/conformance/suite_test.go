@@ -102,7 +102,7 @@ func withHosts(dir string) ([]string, error) {
 		return nil, err
 	}
 	b := bytes.NewBuffer(hosts)
-	fmt.Fprintf(b, "\n127.0.0.1 %[1]s incorrect-bucket.%[1]s non-existing-bucket.%[1]s bucket-no-exist.%[1]s\n", domain)
+	fmt.Fprintf(b, "\n127.0.0.1 %[1]s incorrect-bucket.%[1]s non-existing-bucket.%[1]s bucket-no-exist.%[1]s new-bucket.%[1]s\n", domain)
 	for i := range 1500 {
 		fmt.Fprintf(b, "127.0.0.1 test-bucket-%d.%[2]s my-prefix-test-bucket-%[1]d.%[2]s\n", i, domain)
 	}

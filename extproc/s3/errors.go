@@ -40,7 +40,7 @@ var (
 		"ServiceUnavailable", 503,
 		"The storage provider answered with an error that this gateway cannot read and does not pass on. Please try again later, or tell whoever runs the gateway.", "provider_unreadable",
 	}
-	failAnonymous = failure{"AccessDenied", 403, "Access Denied", "anonymous"}
+	failAnonymous = failure{"AccessDenied", 403, "Access Denied.", "anonymous"}
 	failQueryAuth = failure{
 		"AuthorizationQueryParametersError", 400,
 		"Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.", "malformed_query_auth",
@@ -159,9 +159,9 @@ var (
 		"RequestTimeout", 400,
 		"Your socket connection to the server was not read from or written to within the timeout period.", "body_too_slow",
 	}
-	failBucket    = failure{"AccessDenied", 403, "Access Denied", "foreign_bucket"}
-	failFolder    = failure{"AccessDenied", 403, "Access Denied", "outside_folder"}
-	failForbidden = failure{"AccessDenied", 403, "Access Denied", "forbidden"}
+	failBucket    = failure{"AccessDenied", 403, "Access Denied.", "foreign_bucket"}
+	failFolder    = failure{"AccessDenied", 403, "Access Denied.", "outside_folder"}
+	failForbidden = failure{"AccessDenied", 403, "Access Denied.", "forbidden"}
 )
 
 // maxDetail bounds how much of what a client sent an error repeats in one element.
@@ -225,7 +225,7 @@ func appendXML(b []byte, s string) []byte {
 			b = append(b, "&gt;"...)
 		case c == '"':
 			b = append(b, "&quot;"...)
-		case c < ' ' || c == 0x7f || c > 0x7f && !text:
+		case c < ' ' && c != '\t' || c == 0x7f || c > 0x7f && !text:
 			b = append(b, '?')
 		default:
 			b = append(b, c)

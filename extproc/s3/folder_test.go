@@ -170,7 +170,7 @@ func TestFolderRefusals(t *testing.T) {
 				if e == nil || d != nil {
 					t.Fatalf("decided %+v", d)
 				}
-				if w := parseError(t, e); e.Status != 403 || w.Code != "AccessDenied" || w.Message != "Access Denied" || e.Reason != "outside_folder" {
+				if w := parseError(t, e); e.Status != 403 || w.Code != "AccessDenied" || w.Message != "Access Denied." || e.Reason != "outside_folder" {
 					t.Errorf("%d %s: %s", e.Status, e.Reason, e.Body)
 				}
 			}

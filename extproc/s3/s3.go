@@ -77,7 +77,7 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 	// What costs little comes first: a flood of unknown keys must not slow good traffic.
 	a, f := s.authenticate(r)
 	if f == &failAnonymous {
-		f = p.shape(s, r)
+		f = p.anonymous(s, r)
 	}
 	if f != nil {
 		return nil, s.refuse(f, &a, r)
@@ -118,21 +118,6 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 	}
 	d.Key = key.Record()
 	return d, nil
-}
-
-// shape says of a request that nobody signed whether it could be one at all, and then
-// that it is anonymous. It looks at nothing but the request.
-func (p *Protocol) shape(s *scratch, r *extproc.Request) *failure {
-	_, query, _ := cut(r.Path)
-	bucket, virtual := p.domains.bucket(r.Authority)
-	if s.query.parse(query) != nil || s.parse(r, bucket, virtual) != nil {
-		return &failAnonymous
-	}
-	switch _, f := match(r.Method, &s.target, &s.query, s.found.copySource.lines > 0); f {
-	case &failMethod, &failNoUpload, &failNotCopy, &failUploadsKey, &failVersions:
-		return f
-	}
-	return &failAnonymous
 }
 
 // authenticate reads the one Authorization header or the query of a presigned URL,
