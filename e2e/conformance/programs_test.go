@@ -69,7 +69,7 @@ func rclone(t *testing.T, at place) []string {
 	p.ok("cat", root+"/tree/a.txt", "--offset", "2", "--count", "3")
 	p.ok("copy", root+"/tree", root+"/copied", "--s3-copy-cutoff", "5M")
 	p.ok("moveto", root+"/copied/a.txt", root+"/copied/b.txt")
-	p.does("copyto", root+"/missing", "missing")
+	_, _ = p.does("copyto", root+"/missing", "missing")
 	p.ok("size", root)
 	p.fetch(p.ok("link", root+"/tree/a.txt", "--expire", "60s"))
 	p.fails("rmdir", root)
@@ -100,7 +100,7 @@ func s5cmd(t *testing.T, at place) []string {
 	p.fails("rb", root)
 	p.ok("rm", root+"/*")
 	p.ok("cp", "files/sub/ü €+=&'()~!$.txt", root+"/odd/sub/ü €+=&'()~!$.txt")
-	p.does("cp", root+"/odd/sub/ü €+=&'()~!$.txt", root+"/odd copy")
+	_, _ = p.does("cp", root+"/odd/sub/ü €+=&'()~!$.txt", root+"/odd copy")
 	p.ok("rm", root+"/odd/*")
 	p.ok("rm", root+"/odd copy") // S3 deletes what is not there
 	p.fails("ls", root+"/*")

@@ -82,7 +82,7 @@ func (w *world) clusterOf(t *testing.T) string {
 	if ai := k.Repository().AI; len(ai) > 0 {
 		return ai[0].Cluster
 	}
-	return k.Repository().Buckets["photos"].Connector.Cluster
+	return k.Repository().Buckets["photos"].Cluster
 }
 
 const authFailures = "keybridge_provider_auth_failures_total "
