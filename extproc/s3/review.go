@@ -68,7 +68,7 @@ const (
 	// maxDocument bounds an error document. Those that repeat what was signed, twice as
 	// text and as hex, hold 8 KiB of headers four times.
 	maxDocument = 64 << 10
-	// minNamed is the length from which an access key id is looked for in the text of a
+	// minNamed is the length from which an access key id is looked for in what is no error
 	// document: those of AWS have that many characters and more (IAM API Reference,
 	// AccessKey), and a shorter one may be a word.
 	minNamed = 16
@@ -161,16 +161,16 @@ func refusalIn(document []byte, keyID string) string {
 	switch {
 	case code != "":
 		return code
-	case ok:
+	case ok && repeats:
+		return codeOther
+	case ok: // though it may name the user: the provider denies that one something
+		return ""
 	case !utf8.Valid(document), bytes.IndexByte(document, 0) >= 0: // in another character set, for one
 		return codeUnreadable
-	default: // a page of some proxy, or a text
-		repeats = slices.ContainsFunc(signatureParts, mentions)
-	}
-	if repeats || len(keyID) >= minNamed && mentions(keyID) {
+	case slices.ContainsFunc(signatureParts, mentions), len(keyID) >= minNamed && mentions(keyID):
 		return codeOther
 	}
-	return ""
+	return "" // a page of some proxy, or a text
 }
 
 // signatureParts are the elements in which providers repeat what was signed ("Troubleshoot

@@ -53,30 +53,30 @@ func TestReview(t *testing.T) {
 		pass bool   // unless the credential is known to be refused
 		says string
 	}{
-		"versitygw":                  {a: answerTo("GET", 403, verbose), code: "SignatureDoesNotMatch"},
-		"MinIO":                      {a: answerTo("PUT", 403, document("InvalidAccessKeyId", "<Key>k</Key><BucketName>bkt</BucketName><Resource>/bkt/k</Resource><Region>us-east-1</Region>")), code: "InvalidAccessKeyId"},
-		"MinIO, token":               {a: answerTo("GET", 403, document("InvalidTokenId", "")), code: "InvalidTokenId"},
-		"expired token":              {a: answerTo("POST", 400, document("ExpiredToken", "<Token-0>x</Token-0>")), code: "ExpiredToken"},
-		"another region":             {a: answerTo("GET", 400, document("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>")), code: "AuthorizationHeaderMalformed"},
-		"skew":                       {a: answerTo("GET", 403, document("RequestTimeTooSkewed", "")), code: "RequestTimeTooSkewed"},
-		"with a namespace":           {a: answerTo("GET", 403, `<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>InvalidToken</Code></Error>`), code: "InvalidToken"},
-		"with a prefix":              {a: answerTo("GET", 403, `<s:Error xmlns:s="x"><s:Code>InvalidToken</s:Code></s:Error>`), code: "InvalidToken"},
-		"within another element":     {a: answerTo("GET", 403, "<ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code></Error></ErrorResponse>"), code: "InvalidClientTokenId"},
-		"code in pieces":             {a: answerTo("GET", 403, "<Error><Code> Signature<!-- x --><![CDATA[DoesNot]]>M&#97;tch\n</Code></Error>"), code: "SignatureDoesNotMatch"},
-		"second code":                {a: answerTo("GET", 403, "<Error><Code>AccessDenied</Code><Code>InvalidToken</Code></Error>"), code: "InvalidToken"},
-		"cut off":                    {a: answerTo("GET", 403, verbose[:200]), code: "SignatureDoesNotMatch"},
-		"other character set":        {a: answerTo("GET", 403, `<?xml version="1.0" encoding="ISO-8859-1"?><Error><Code>InvalidToken</Code></Error>`), code: "InvalidToken"},
-		"compressed":                 {a: answerTo("GET", 403, zipped(verbose), "content-encoding", "gzip"), code: "SignatureDoesNotMatch"},
-		"compressed, upper case":     {a: answerTo("GET", 403, zipped(verbose), "content-encoding", "GZIP"), code: "SignatureDoesNotMatch"},
-		"401 of any code":            {a: answerTo("GET", 401, document("AccessDenied", "")), code: "other"},
-		"401 of a known code":        {a: answerTo("GET", 401, document("Unauthorized", "")), code: "Unauthorized"},
-		"401 without a body":         {a: answerTo("HEAD", 401, ""), code: "other"},
-		"401 that cannot be read":    {a: answerTo("GET", 401, "x", "content-encoding", "br"), code: "other"},
-		"unknown code, repeats":      {a: answerTo("GET", 403, document("BadSignature", "<CanonicalRequest>GET</CanonicalRequest>")), code: "other"},
-		"unknown code, names the id": {a: answerTo("GET", 403, document("KeyDisabled", "<Resource>"+reviewedKey+"</Resource>")), code: "other"},
-		"text that names the id":     {a: answerTo("GET", 403, "no such key: "+reviewedKey), code: "other"},
-		"page that repeats":          {a: answerTo("GET", 403, "<html><br>SignatureDoesNotMatch<li>StringToSign: AWS4"), code: "other"},
-		"MinIO, HEAD":                {a: answerTo("HEAD", 403, "", "x-minio-error-code", "SignatureDoesNotMatch"), code: "SignatureDoesNotMatch"},
+		"versitygw":               {a: answerTo("GET", 403, verbose), code: "SignatureDoesNotMatch"},
+		"MinIO":                   {a: answerTo("PUT", 403, document("InvalidAccessKeyId", "<Key>k</Key><BucketName>bkt</BucketName><Resource>/bkt/k</Resource><Region>us-east-1</Region>")), code: "InvalidAccessKeyId"},
+		"MinIO, token":            {a: answerTo("GET", 403, document("InvalidTokenId", "")), code: "InvalidTokenId"},
+		"expired token":           {a: answerTo("POST", 400, document("ExpiredToken", "<Token-0>x</Token-0>")), code: "ExpiredToken"},
+		"another region":          {a: answerTo("GET", 400, document("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>")), code: "AuthorizationHeaderMalformed"},
+		"skew":                    {a: answerTo("GET", 403, document("RequestTimeTooSkewed", "")), code: "RequestTimeTooSkewed"},
+		"with a namespace":        {a: answerTo("GET", 403, `<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>InvalidToken</Code></Error>`), code: "InvalidToken"},
+		"with a prefix":           {a: answerTo("GET", 403, `<s:Error xmlns:s="x"><s:Code>InvalidToken</s:Code></s:Error>`), code: "InvalidToken"},
+		"within another element":  {a: answerTo("GET", 403, "<ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code></Error></ErrorResponse>"), code: "InvalidClientTokenId"},
+		"code in pieces":          {a: answerTo("GET", 403, "<Error><Code> Signature<!-- x --><![CDATA[DoesNot]]>M&#97;tch\n</Code></Error>"), code: "SignatureDoesNotMatch"},
+		"second code":             {a: answerTo("GET", 403, "<Error><Code>AccessDenied</Code><Code>InvalidToken</Code></Error>"), code: "InvalidToken"},
+		"cut off":                 {a: answerTo("GET", 403, verbose[:200]), code: "SignatureDoesNotMatch"},
+		"other character set":     {a: answerTo("GET", 403, `<?xml version="1.0" encoding="ISO-8859-1"?><Error><Code>InvalidToken</Code></Error>`), code: "InvalidToken"},
+		"compressed":              {a: answerTo("GET", 403, zipped(verbose), "content-encoding", "gzip"), code: "SignatureDoesNotMatch"},
+		"compressed, upper case":  {a: answerTo("GET", 403, zipped(verbose), "content-encoding", "GZIP"), code: "SignatureDoesNotMatch"},
+		"401 of any code":         {a: answerTo("GET", 401, document("AccessDenied", "")), code: "other"},
+		"401 of a known code":     {a: answerTo("GET", 401, document("Unauthorized", "")), code: "Unauthorized"},
+		"401 without a body":      {a: answerTo("HEAD", 401, ""), code: "other"},
+		"401 that cannot be read": {a: answerTo("GET", 401, "x", "content-encoding", "br"), code: "other"},
+		"unknown code, repeats":   {a: answerTo("GET", 403, document("BadSignature", "<CanonicalRequest>GET</CanonicalRequest>")), code: "other"},
+		"cut off, names the id":   {a: answerTo("GET", 403, "<Error><Code>AccessDenied</Code><Resource>"+reviewedKey), code: "other"},
+		"text that names the id":  {a: answerTo("GET", 403, "no such key: "+reviewedKey), code: "other"},
+		"page that repeats":       {a: answerTo("GET", 403, "<html><br>SignatureDoesNotMatch<li>StringToSign: AWS4"), code: "other"},
+		"MinIO, HEAD":             {a: answerTo("HEAD", 403, "", "x-minio-error-code", "SignatureDoesNotMatch"), code: "SignatureDoesNotMatch"},
 
 		"HEAD":              {a: answerTo("HEAD", 403, ""), code: "no_body", pass: true},
 		"HEAD, 400":         {a: answerTo("HEAD", 400, ""), code: "no_body", pass: true},
@@ -95,6 +95,7 @@ func TestReview(t *testing.T) {
 		"denied":              {a: answerTo("GET", 403, document("AccessDenied", ""))},
 		"denied, compressed":  {a: answerTo("GET", 403, zipped(document("AccessDenied", "")), "content-encoding", "gzip")},
 		"denied to somebody":  {a: answerTo("GET", 403, document("AccessDenied", "<Message>User: arn:aws:iam::123456789012:user/x is not authorized to perform: s3:GetObject</Message>"))},
+		"denied to us":        {a: answerTo("GET", 403, document("AccessDenied", "<Message>User: arn:aws:iam:::user/"+reviewedKey+" is not authorized to perform: s3:PutObject</Message>"))}, // versitygw
 		"disabled resource":   {a: answerTo("GET", 403, document("AllAccessDisabled", ""))},
 		"archived":            {a: answerTo("GET", 403, document("InvalidObjectState", "<StorageClass>GLACIER</StorageClass>"))},
 		"payload hash":        {a: answerTo("PUT", 400, document("XAmzContentSHA256Mismatch", "<ClientComputedContentSHA256>e3b0</ClientComputedContentSHA256><S3ComputedContentSHA256>2cf2</S3ComputedContentSHA256>"))},
@@ -148,7 +149,7 @@ func TestReview(t *testing.T) {
 
 // An access key id that may be a word does not make a refusal of what mentions it.
 func TestReviewShortKeyID(t *testing.T) {
-	a := extproc.NewAnswer(extproc.Answer{Status: 403, Method: "GET", Path: "/minioadmin/k", Body: []byte(document("AccessDenied", "<BucketName>minioadmin</BucketName>"))}, nil,
+	a := extproc.NewAnswer(extproc.Answer{Status: 403, Method: "GET", Path: "/minioadmin/k", Body: []byte("Forbidden: minioadmin")}, nil,
 		map[string]string{"authorization": "AWS4-HMAC-SHA256 Credential=minioadmin/20261125/us-east-1/s3/aws4_request"})
 	if r := s3.New(&grant.Live{}, s3.Options{}).Review(a); r != nil {
 		t.Errorf("got %+v", r)
