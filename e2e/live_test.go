@@ -532,5 +532,5 @@ func (l *live) badCA() {
 }
 
 func (l *live) badCredential() {
-	l.bad(l.s3.URL(), l.ai.Endpoint(), "secret-that-is-not-right", "", 403, 401)
+	l.bad(l.s3.URL(), l.ai.Endpoint(), "secret-that-is-not-right", "", 503, 503) // which does not blame the key
 }

@@ -113,17 +113,22 @@ func farApart(a, b string) bool {
 	return err1 != nil || err2 != nil || x.Sub(y).Abs() >= 48*time.Hour
 }
 
-// derive puts the signing key of s into h.
-func (c *Credential) derive(h *hmac, s Scope) error {
-	if !h.take4(c.secret) {
-		return ErrPurged
-	}
-	for _, part := range [...]string{s.Day, s.Region, s.Service, "aws4_request"} {
-		h.message = append(h.message[:0], part...)
-		h.mac(&h.sum, h.message)
-		h.setKey(h.sum[:])
-	}
-	return nil
+// derive puts the signing key of s into h. SHA-256 returns its sums, keys here, by the
+// stack, where they would stay until something else is called as deep: so this runs in
+// lockedmem.Do, which erases it (found by e2e TestMemory).
+func (c *Credential) derive(h *hmac, s Scope) (err error) {
+	lockedmem.Do(func() {
+		if !h.take4(c.secret) {
+			err = ErrPurged
+			return
+		}
+		for _, part := range [...]string{s.Day, s.Region, s.Service, "aws4_request"} {
+			h.message = append(h.message[:0], part...)
+			h.mac(&h.sum, h.message)
+			h.setKey(h.sum[:])
+		}
+	})
+	return err
 }
 
 // hmac is HMAC-SHA256 (RFC 2104) that allocates nothing and can be wiped, which
