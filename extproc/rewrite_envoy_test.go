@@ -190,7 +190,7 @@ func TestRewriteMemory(t *testing.T) {
 // message of what Envoy reads ahead, of each.
 func TestRewriteManyAtOnce(t *testing.T) {
 	g := startGateway(t, extproc.Options{})
-	const bodies, size, most = 16, 8 << 20, (256 + 64) << 10
+	const bodies, size, most = 16, 8 << 20, (512 + 64) << 10 // of 1 MiB and more by default
 	line := text(1<<16, "", "\n")
 	var held atomic.Int64
 	done := make(chan error, bodies)
