@@ -81,6 +81,9 @@ func tampered(token string) string {
 // TestSessionTokens: MinIO takes requests that a temporary credential signed with its
 // token alone, and gets that one, never the client's.
 func TestSessionTokens(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs MinIO, which takes minutes to build: make conformance")
+	}
 	g, ctx := shared(t), t.Context()
 	minio, err := provider.StartMinIO(ctx)
 	if err != nil {
