@@ -83,6 +83,13 @@ func (x *exchange) forward(d *Decision, once bool) *extprocv3.ProcessingResponse
 	return &x.forwardTo
 }
 
+// refuseOn refuses on a stream, beside whatever its call's exchange holds.
+func refuseOn(stream extprocv3.ExternalProcessor_ProcessServer, e *Error) error {
+	x := exchanges.Get().(*exchange)
+	defer x.release()
+	return stream.Send(x.refuse(e))
+}
+
 func (x *exchange) refuse(e *Error) *extprocv3.ProcessingResponse {
 	if e.ContentType != "" {
 		x.set("content-type", e.ContentType)

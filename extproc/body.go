@@ -83,9 +83,7 @@ func (c *call) watch(b *body) *time.Timer {
 		b.answered = true
 		refusal := words(b.decider.TooSlow)
 		server.tell(b.decider, refusal, 0)
-		x := exchanges.Get().(*exchange)
-		_ = stream.Send(x.refuse(refusal)) // if it fails the stream has ended anyway
-		x.release()
+		_ = refuseOn(stream, refusal) // if it fails the stream has ended anyway
 		end()
 	})
 }

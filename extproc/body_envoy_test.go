@@ -201,23 +201,32 @@ func stalling(first string, n int) *slowBody {
 	return slowly(strings.NewReader(text(n, first, "")), nil)
 }
 
+// patienceOfServer is how long it waits for a body that stalls.
+const patienceOfServer = 300 * time.Millisecond
+
+// wantTooSlow sends a body that stalls, and wants the answer when the time is up.
+func (g *gateway) wantTooSlow(t *testing.T, http2 bool, path, after string, body io.Reader) {
+	t.Helper()
+	start := time.Now()
+	r := g.request(t.Context(), "POST", path, "a", body)
+	r.ContentLength = 2 << 20
+	resp, err := g.client(http2).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < patienceOfServer {
+		t.Errorf("after %s: %d %s in %v", after, resp.StatusCode, got, took)
+	}
+}
+
 // TestBodyStalls: Envoy does not watch the time any more, the server does.
 func TestBodyStalls(t *testing.T) {
-	g := startGateway(t, extproc.Options{BodyTimeout: 300 * time.Millisecond})
+	g := startGateway(t, extproc.Options{BodyTimeout: patienceOfServer})
 	both(t, func(t *testing.T, http2 bool) {
 		for _, n := range []int{0, 1000, 1 << 20} {
-			start := time.Now()
-			r := g.request(t.Context(), "POST", "/body", "a", stalling("", n))
-			r.ContentLength = 2 << 20
-			resp, err := g.client(http2).Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < 300*time.Millisecond {
-				t.Errorf("after %d bytes: %d %s in %v", n, resp.StatusCode, got, took)
-			}
+			g.wantTooSlow(t, http2, "/body", fmt.Sprint(n, " bytes"), stalling("", n))
 		}
 		if n := g.upstream.requests.Load(); n != 0 {
 			t.Errorf("the provider saw %d requests", n)

@@ -102,9 +102,7 @@ func (c *call) review(headers *extprocv3.HttpHeaders) error {
 	if instead == nil {
 		return c.stream.Send(goOn)
 	}
-	x := exchanges.Get().(*exchange)
-	defer x.release()
-	return c.stream.Send(x.refuse(instead))
+	return refuseOn(c.stream, instead)
 }
 
 // answerOf copies what it takes of a message.

@@ -18,8 +18,8 @@ type BodyRewriter interface {
 	// request, or cuts it off if the provider has part of it. All bytes of a complete
 	// body may go. It does not block.
 	Rewrite(piece []byte, complete bool) (ready int64, e *Error)
-	// TooSlow refuses a body of which nothing could go for Options.RewriteTimeout,
-	// status 408.
+	// TooSlow refuses a body of which nothing could go for Options.RewriteTimeout, with
+	// the status of BodyDecider.TooSlow.
 	TooSlow() *Error
 	// Close lets go what it holds. It is called once.
 	Close()
@@ -63,23 +63,24 @@ func (c *call) answerRewritten(d *Decision) (more bool, err error) {
 		return false, err
 	}
 	w.watch(c)
-	for ready := int64(0); !waits; {
+	if waits {
+		c.server.tell(c.protocol, nil, c.took)
+		return true, nil
+	}
+	var ready int64
+	for ready == 0 && !w.last {
 		if err := c.stream.RecvMsg(c.message); err != nil {
 			return false, errEnded
 		}
 		if ready, err = c.takePiece(); err != nil {
 			return false, err
 		}
-		if ready == 0 && !w.last {
-			continue
-		}
-		if err := w.send(c.stream, forward); err != nil {
-			return false, err
-		}
-		if err := w.pass(c, ready); err != nil {
-			return false, err
-		}
-		break
+	}
+	if err := w.send(c.stream, forward); err != nil {
+		return false, err
+	}
+	if err := w.pass(c, ready); err != nil {
+		return false, err
 	}
 	c.server.tell(c.protocol, nil, c.took)
 	return !w.last, nil
@@ -212,12 +213,10 @@ func (w *rewriting) refuse(c *call, e *Error) error {
 	return errRefused
 }
 
-// refuseNow answers beside whatever c.x still holds.
+// refuseNow counts a refusal that comes after the decision, and sends it.
 func (c *call) refuseNow(e *Error) error {
 	c.server.tell(c.protocol, e, 0)
-	x := exchanges.Get().(*exchange)
-	defer x.release()
-	return c.stream.Send(x.refuse(e))
+	return refuseOn(c.stream, e)
 }
 
 // watch ends a body of which nothing went on for too long.

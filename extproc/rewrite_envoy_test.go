@@ -149,21 +149,10 @@ func TestRewrite(t *testing.T) {
 
 // TestRewriteStalls: nothing goes on for too long, from the start or later.
 func TestRewriteStalls(t *testing.T) {
-	g := startGateway(t, extproc.Options{RewriteTimeout: 300 * time.Millisecond})
+	g := startGateway(t, extproc.Options{RewriteTimeout: patienceOfServer})
 	both(t, func(t *testing.T, http2 bool) {
 		for name, first := range map[string]string{"nothing": "", "half a line": "hello", "a line": "hello\n", "a line and a half": "hello\nworld"} {
-			start := time.Now()
-			r := g.request(t.Context(), "POST", "/rewrite", "a", slowly(strings.NewReader(first), nil))
-			r.ContentLength = 2 << 20
-			resp, err := g.client(http2).Do(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			if took := time.Since(start); resp.StatusCode != 408 || string(got) != "too_slow" || took < 300*time.Millisecond {
-				t.Errorf("after %s: %d %s in %v", name, resp.StatusCode, got, took)
-			}
+			g.wantTooSlow(t, http2, "/rewrite", name, slowly(strings.NewReader(first), nil))
 		}
 		eventually(t, "the provider's requests are cut", func() bool { return g.upstream.cut.Load() == g.upstream.requests.Load() })
 	})
