@@ -14,15 +14,10 @@ type SigningKey struct {
 	key   lockedmem.Secret
 }
 
-// SigningKey derives the key of s. It fails with [ErrPurged], or because memory
+// SigningKey copies the key of s. It fails with [ErrPurged], or because memory
 // cannot be locked. The caller frees it.
 func (c *Credential) SigningKey(s Scope) (*SigningKey, error) {
-	h := hmacs.Get().(*hmac)
-	defer h.release()
-	if err := c.derive(h, s); err != nil {
-		return nil, err
-	}
-	key, err := c.arena.Copy(h.key[:sha256.Size])
+	key, err := c.copyKey(s)
 	if err != nil {
 		return nil, err
 	}

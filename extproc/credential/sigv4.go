@@ -37,20 +37,33 @@ type derivedKey struct {
 func (c *Credential) Sign(mac *[sha256.Size]byte, s Scope, message []byte) error {
 	h := hmacs.Get().(*hmac)
 	defer h.release()
-	if keys := c.derived.Load(); keys != nil {
-		for i := range *keys {
-			k := &(*keys)[i]
-			if k.Scope == s && h.take(k.key) {
-				h.mac(mac, message)
-				return nil
-			}
-		}
-	}
-	if err := c.derive(h, s); err != nil {
+	if err := c.load(h, s); err != nil {
 		return err
 	}
 	h.mac(mac, message)
 	return nil
+}
+
+// load puts the signing key of s into h: a cached one, or else it is derived.
+func (c *Credential) load(h *hmac, s Scope) error {
+	if keys := c.derived.Load(); keys != nil {
+		for i := range *keys {
+			if k := &(*keys)[i]; k.Scope == s && h.take(k.key) {
+				return nil
+			}
+		}
+	}
+	return c.derive(h, s)
+}
+
+// copyKey puts the signing key of s into a place of its own in locked memory.
+func (c *Credential) copyKey(s Scope) (lockedmem.Secret, error) {
+	h := hmacs.Get().(*hmac)
+	defer h.release()
+	if err := c.load(h, s); err != nil {
+		return lockedmem.Secret{}, err
+	}
+	return c.arena.Copy(h.key[:sha256.Size])
 }
 
 // Keep caches the key derived for s, if there is room. Call it after a signature
@@ -83,12 +96,7 @@ func (c *Credential) keep(s Scope) {
 		}
 	}
 	if len(next) < maxDerived {
-		h := hmacs.Get().(*hmac)
-		defer h.release()
-		if c.derive(h, s) != nil {
-			return
-		}
-		key, err := c.arena.Copy(h.key[:sha256.Size])
+		key, err := c.copyKey(s)
 		if err != nil {
 			return // without the cache it only takes longer
 		}
