@@ -272,8 +272,7 @@ func (w *chunked) readSize(b byte) *failure {
 	return nil
 }
 
-// literals are the steps whose bytes are known; that of stepTrailerName is w.trailer
-// and a colon.
+// literals are the steps whose bytes are known; that of stepTrailerName is w.trailer.
 var literals = [...]string{
 	stepSignatureName:        "chunk-signature=",
 	stepDataStart:            "\r\n",

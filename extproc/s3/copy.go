@@ -90,13 +90,10 @@ func appendUnescaped(b []byte, s string) ([]byte, bool) {
 
 // copyMistake says what is wrong with a source that cannot be read.
 func copyMistake(raw string) *failure {
-	path, _, _ := strings.Cut(raw, "?")
-	decoded, ok := appendUnescaped(nil, path)
-	if !ok {
-		return &failCopyEncoding
-	}
-	bucket, key, _ := strings.Cut(strings.TrimPrefix(string(decoded), "/"), "/")
+	bucket, key, ok := splitSource(raw)
 	switch {
+	case !ok:
+		return &failCopyEncoding
 	case !bucketLike(bucket):
 		return &failCopyBucket
 	case key == "" || !staysInside(key):
@@ -105,12 +102,12 @@ func copyMistake(raw string) *failure {
 	return &failCopySource
 }
 
-// copyKey is the key of a source that copyMistake has found wrong.
-func copyKey(raw string) string {
+// splitSource is what a source means, for what is said of one that is refused.
+func splitSource(raw string) (bucket, key string, ok bool) {
 	path, _, _ := strings.Cut(raw, "?")
-	decoded, _ := appendUnescaped(nil, path)
-	_, key, _ := strings.Cut(strings.TrimPrefix(string(decoded), "/"), "/")
-	return key
+	decoded, ok := appendUnescaped(nil, path)
+	bucket, key, _ = strings.Cut(strings.TrimPrefix(string(decoded), "/"), "/")
+	return bucket, key, ok
 }
 
 // bucketLike takes what some provider may call a bucket: what S3 once allowed in

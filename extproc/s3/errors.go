@@ -251,7 +251,8 @@ func (s *scratch) refuse(f *failure, a *authorization, r *extproc.Request) *extp
 	case &failNoUpload:
 		return argument(f, r, "partNumber", "partNumber")
 	case &failCopyKey:
-		return argument(f, r, copySource, copyKey(s.found.copySource.value))
+		_, key, _ := splitSource(s.found.copySource.value)
+		return argument(f, r, copySource, key)
 	case &failNotCopy, &failCopySource, &failCopyEncoding, &failCopyBucket:
 		return argument(f, r, copySource, s.found.copySource.value)
 	case &failNotSigned:

@@ -195,7 +195,7 @@ func (s *scratch) appendSigned(r *extproc.Request, signed string) bool {
 			return false
 		}
 		s.request = append(s.request, '\n')
-		if strings.HasPrefix(name, "x-amz-") {
+		if strings.HasPrefix(name, "x-amz-") && name != sessionToken { // the client's does not go on
 			s.amz = append(s.amz, span{from, from + len(name), len(s.request)})
 		}
 	}

@@ -327,7 +327,7 @@ func (s *scratch) payloadHash(presigned bool) *failure {
 		return &failRepeated
 	case value == unsignedPayload, value == "STREAMING-UNSIGNED-PAYLOAD-TRAILER", hexDigits(value, 64):
 		return nil
-	case value == signedChunks, value == signedChunksTrailer:
+	case s.found.signsChunks():
 		if presigned { // its signature covers no header of a body
 			return &failStreaming
 		}
@@ -341,18 +341,23 @@ func (s *scratch) payloadHash(presigned bool) *failure {
 // unsigned refuses x-amz-* headers that the signature does not cover.
 func (s *scratch) unsigned(headers []extproc.Header) *failure {
 	for i := range headers {
-		if !s.covered.has(i) && strings.HasPrefix(headers[i].Name, "x-amz-") {
+		if s.uncovered(i, headers[i].Name) {
 			return &failNotSigned
 		}
 	}
 	return nil
 }
 
+// uncovered says of the i-th header line whether it is one that had to be signed, and was not.
+func (s *scratch) uncovered(i int, name string) bool {
+	return !s.covered.has(i) && strings.HasPrefix(name, "x-amz-")
+}
+
 // notSigned names the headers that unsigned refuses.
 func (s *scratch) notSigned(headers []extproc.Header) string {
 	var names []string
 	for i := range headers {
-		if !s.covered.has(i) && strings.HasPrefix(headers[i].Name, "x-amz-") {
+		if s.uncovered(i, headers[i].Name) {
 			names = append(names, headers[i].Name)
 		}
 	}

@@ -28,24 +28,23 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 	s.toSign = append(append(append(s.toSign[:0], scope.Day...), '/'), c.Region...)
 	scopeText := d.Bytes(s.toSign, []byte("/s3/aws4_request"))
 
-	// The client's canonical x-amz-* lines are the provider's too, but for date and token:
-	// the provider's token, if there is one, takes its place in the order.
 	token := c.Credential.Token()
 	ours := token.Bytes()
-	if ours == nil && token.Len() > 0 { // wiped meanwhile
-		return nil, &failSealed
+	if token.Len() > 0 {
+		if ours == nil { // wiped meanwhile
+			return nil, &failSealed
+		}
+		s.growFor(len(ours))
+		defer s.wipe()
+		s.insert(sessionToken, view(ours))
 	}
+	// The client's canonical x-amz-* lines are the provider's too, but for the date.
 	b := append(append(s.forward[:0], r.Method...), '\n')
 	b = append(append(b, s.target.uri...), '\n')
 	b = append(s.query.appendForward(b), '\n')
 	b = append(append(append(b, "host:"...), c.Authority...), '\n')
-	at := s.tokenPlace(len(ours))
-	for i, h := range s.amz {
-		if i == at {
-			b = s.appendToken(b, ours)
-		}
+	for _, h := range s.amz {
 		switch name := s.request[h.from:h.name]; string(name) {
-		case sessionToken:
 		case "x-amz-date":
 			b = append(append(append(b, "x-amz-date:"...), date...), '\n')
 		case copySource:
@@ -54,28 +53,16 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 			b = append(b, s.request[h.from:h.to]...)
 		}
 	}
-	if at == len(s.amz) {
-		b = s.appendToken(b, ours)
-	}
 	b = append(b, '\n')
 	names := len(b)
 	b = append(b, "host"...)
-	for i, h := range s.amz {
-		if i == at {
-			b = append(b, ";"+sessionToken...)
-		}
-		if name := s.request[h.from:h.name]; string(name) != sessionToken {
-			b = append(append(b, ';'), name...)
-		}
-	}
-	if at == len(s.amz) {
-		b = append(b, ";"+sessionToken...)
+	for _, h := range s.amz {
+		b = append(append(b, ';'), s.request[h.from:h.name]...)
 	}
 	signed := b[names:]
 	b = append(append(b, '\n'), s.found.payload.value...)
 	s.forward = b
 	if s.signature(c.Credential, b, scope, date, scopeText) != nil {
-		clear(b)
 		return nil, &failSealed
 	}
 	c.Credential.Keep(scope)
@@ -84,7 +71,6 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 		[]byte("/"), bytesOf(scopeText), []byte(",SignedHeaders="), signed, []byte(",Signature="), s.hex[:])
 	if len(ours) > 0 {
 		d.SetBytes(sessionToken, ours)
-		clear(b)                  // the scratch outlives the request
 		if token.Bytes() == nil { // wiped while it was copied: its place may hold another's by now
 			return nil, &failSealed
 		}
@@ -116,25 +102,17 @@ func (s *scratch) sign(now time.Time, a *authorization, key *grant.Key, c *grant
 	return d, nil
 }
 
-// tokenPlace is the index of the canonical header that a token of n bytes comes before,
-// -1 without one.
-func (s *scratch) tokenPlace(n int) int {
-	if n == 0 {
-		return -1
-	}
-	for i, h := range s.amz {
-		if string(s.request[h.from:h.name]) >= sessionToken {
-			return i
-		}
-	}
-	return len(s.amz)
+// growFor makes room for a token of n bytes in all that is written from here on, so
+// that no outgrown copy of it stays behind.
+func (s *scratch) growFor(n int) {
+	s.request = slices.Grow(s.request, len(sessionToken)+n+2)
+	s.forward = slices.Grow(s.forward[:0], 1024+2*(len(s.request)+len(sessionToken)+n)+len(s.target.uri)+2*len(s.query.text)+len(s.source))
 }
 
-// appendToken writes the token's canonical line, with room for what comes after it, so
-// that no outgrown copy of it stays behind.
-func (s *scratch) appendToken(b, token []byte) []byte {
-	b = slices.Grow(b, 1024+len(token)+2*len(s.request)+len(s.source))
-	return append(append(append(b, sessionToken+":"...), token...), '\n')
+// wipe clears what a token was written to: the scratch outlives the request.
+func (s *scratch) wipe() {
+	clear(s.request)
+	clear(s.forward)
 }
 
 // rewrite replaces the path if the client spelt path or query in another way than
