@@ -36,7 +36,7 @@ var (
 // answers, the bridge's refusals among them, are left out.
 //
 // An answer that is reviewed is held until the bridge has seen all of it. If it is
-// longer than Envoy's buffer (1 MiB), or the bridge does not answer, it is replaced by
+// longer than Envoy's buffer (bufferLimit), or the bridge does not answer, it is replaced by
 // Envoy's own 503.
 func review(p *protocol) *compositev3.Composite {
 	var statuses []*predicate

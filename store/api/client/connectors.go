@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -179,6 +180,9 @@ func (c *Client) CreateLLM(ctx context.Context, spec LLMSpec) (string, error) {
 	return answer.ID, err
 }
 
+// stray is what no provider's secret has: anything but visible ASCII.
+func stray(b byte) bool { return b <= ' ' || b > '~' }
+
 // sealInto seals a version of a credential into a request's body, and overwrites the
 // secret and the session token, which may be empty.
 func (c *Client) sealInto(ctx context.Context, in map[string]any, workspace, id string, version uint64, secret, token Secret, b seal.Binding) error {
@@ -188,15 +192,11 @@ func (c *Client) sealInto(ctx context.Context, in map[string]any, workspace, id 
 		return errors.New("the provider's secret is missing")
 	}
 	// The API cannot look into a sealed secret, so here is where a stray newline is found.
-	for _, ch := range secret {
-		if ch <= ' ' || ch > '~' {
-			return errors.New("the provider's secret has spaces, line ends or other characters that no such secret has")
-		}
+	if slices.ContainsFunc(secret, stray) {
+		return errors.New("the provider's secret has spaces, line ends or other characters that no such secret has")
 	}
-	for _, ch := range token {
-		if ch <= ' ' || ch > '~' {
-			return errors.New("the session token has spaces, line ends or other characters that no such token has")
-		}
+	if slices.ContainsFunc(token, stray) {
+		return errors.New("the session token has spaces, line ends or other characters that no such token has")
 	}
 	if len(token) > 0 {
 		if b.Use != seal.UseS3 {
