@@ -65,43 +65,61 @@ func other(start func(context.Context) (*provider.Server, error)) func(context.C
 	}
 }
 
-// TestClients: every client has the same outcome at a server and through the gateway.
-func TestClients(t *testing.T) {
-	for name, start := range servers {
-		if testing.Short() && name != "versitygw" {
-			continue
-		}
+// chosen are the servers of this run; -short leaves those out that take minutes to make.
+func chosen() map[string]func(context.Context) (server, error) {
+	if testing.Short() {
+		return map[string]func(context.Context) (server, error){"versitygw": servers["versitygw"]}
+	}
+	return servers
+}
+
+// eachServer runs a test at every server that is chosen.
+func eachServer(t *testing.T, test func(ctx context.Context, t *testing.T, name string, s server)) {
+	for name, start := range chosen() {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			s, err := start(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := s.close(); err != nil {
-					t.Error(err)
-				}
-			})
-			g := shared(t)
-			_, key, err := g.account(ctx, s.place)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := g.serves(ctx, key); err != nil {
-				t.Fatal(err)
-			}
-			through := place{"http://" + g.S3, key.Key, key.Secret}
-			for client, run := range clients {
-				if testing.Short() && !slices.Contains([]string{"aws-sdk-go-v2", "boto3", "rclone"}, client) {
-					continue
-				}
-				t.Run(client, func(t *testing.T) {
-					compareOutcomes(t, run(t, s.place), run(t, through), differs[client+" × "+name])
-				})
-			}
+			test(ctx, t, name, started(ctx, t, start))
 		})
 	}
+}
+
+// started is a server until the test ends.
+func started(ctx context.Context, t *testing.T, start func(context.Context) (server, error)) server {
+	t.Helper()
+	s, err := start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// TestClients: every client has the same outcome at a server and through the gateway.
+func TestClients(t *testing.T) {
+	eachServer(t, func(ctx context.Context, t *testing.T, name string, s server) {
+		g := shared(t)
+		_, key, err := g.account(ctx, s.place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.serves(ctx, key); err != nil {
+			t.Fatal(err)
+		}
+		through := place{"http://" + g.S3, key.Key, key.Secret}
+		for client, run := range clients {
+			if testing.Short() && !slices.Contains([]string{"aws-sdk-go-v2", "boto3", "rclone"}, client) {
+				continue
+			}
+			t.Run(client, func(t *testing.T) {
+				compareOutcomes(t, run(t, s.place), run(t, through), differs[client+" × "+name])
+			})
+		}
+	})
 }
 
 // differs names steps whose outcome is another through the gateway; conformance.md says

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -22,35 +21,19 @@ import (
 // not take, the application hears that its own key is fine, and its status says what the
 // server said. What the server has to say to the application passes.
 func TestServersRefuseUs(t *testing.T) {
-	for name, start := range servers {
-		if testing.Short() && name != "versitygw" {
-			continue
+	eachServer(t, func(ctx context.Context, t *testing.T, _ string, s server) {
+		bucket := aws.String("refused")
+		if _, err := sdk(s.url, s.access, s.secret).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: bucket}); err != nil {
+			t.Fatal(err)
 		}
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			s, err := start(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := s.close(); err != nil {
-					t.Error(err)
-				}
-			})
-			bucket := aws.String("refused")
-			if _, err := sdk(s.url, s.access, s.secret).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: bucket}); err != nil {
-				t.Fatal(err)
-			}
-			g := shared(t)
-			for code, at := range map[string]place{
-				"SignatureDoesNotMatch": {s.url, s.access, rand.Text()},
-				"InvalidAccessKeyId":    {s.url, "NOBODY" + rand.Text()[:14], rand.Text()},
-			} {
-				t.Run(code, func(t *testing.T) { g.refused(ctx, t, s.place, at, code, bucket) })
-			}
-		})
-	}
+		g := shared(t)
+		for code, at := range map[string]place{
+			"SignatureDoesNotMatch": {s.url, s.access, rand.Text()},
+			"InvalidAccessKeyId":    {s.url, "NOBODY" + rand.Text()[:14], rand.Text()},
+		} {
+			t.Run(code, func(t *testing.T) { g.refused(ctx, t, s.place, at, code, bucket) })
+		}
+	})
 }
 
 func (g *gateway) refused(ctx context.Context, t *testing.T, right, wrong place, code string, bucket *string) {

@@ -30,16 +30,16 @@ type temporary struct{ AccessKeyID, SecretAccessKey, SessionToken string }
 
 // assumeRole asks MinIO's STS for a temporary credential ("AssumeRole", AWS Security
 // Token Service API Reference).
-func assumeRole(t *testing.T, s *provider.Server) (out temporary) {
+func assumeRole(t *testing.T, s place) (out temporary) {
 	t.Helper()
 	form := "Action=AssumeRole&Version=2011-06-15&DurationSeconds=3600"
-	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/", strings.NewReader(form))
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/", strings.NewReader(form))
 	if err != nil {
 		t.Fatal(err)
 	}
 	q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	sum := sha256.Sum256([]byte(form))
-	if err := v4.NewSigner().SignHTTP(t.Context(), aws.Credentials{AccessKeyID: s.Access, SecretAccessKey: s.Secret},
+	if err := v4.NewSigner().SignHTTP(t.Context(), aws.Credentials{AccessKeyID: s.access, SecretAccessKey: s.secret},
 		q, hex.EncodeToString(sum[:]), "sts", provider.Region, time.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -81,21 +81,14 @@ func tampered(token string) string {
 // TestSessionTokens: MinIO takes requests that a temporary credential signed with its
 // token alone, and gets that one, never the client's.
 func TestSessionTokens(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO, which takes minutes to build: make conformance")
+	start, ok := chosen()["MinIO"]
+	if !ok {
+		return
 	}
 	g, ctx := shared(t), t.Context()
-	minio, err := provider.StartMinIO(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := minio.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	minio := started(ctx, t, start).place
 	const bucket, clients = "temporary", "session-token-of-the-client"
-	if _, err := sdk(minio.URL, minio.Access, minio.Secret).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
+	if _, err := sdk(minio.url, minio.access, minio.secret).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		t.Fatal(err)
 	}
 	first, second := assumeRole(t, minio), assumeRole(t, minio)
@@ -104,7 +97,7 @@ func TestSessionTokens(t *testing.T) {
 	for name, s := range map[string]string{"client's token": clients, "first secret": first.SecretAccessKey, "second secret": second.SecretAccessKey} {
 		forbidden.Add(name, s)
 	}
-	at, err := url.Parse(minio.URL)
+	at, err := url.Parse(minio.url)
 	if err != nil {
 		t.Fatal(err)
 	}

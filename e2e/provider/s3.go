@@ -3,7 +3,6 @@ package provider
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -40,10 +38,7 @@ type S3 struct {
 	Access, Secret string
 
 	socket string
-	log    *output
-	exited chan struct{}
-	stop   func() error
-	remove string
+	*process
 }
 
 // StartS3 starts versitygw with the posix backend and waits until it answers.
@@ -68,10 +63,10 @@ func StartS3(ctx context.Context, config S3Config) (_ *S3, err error) {
 	}
 	s := &S3{
 		Access: config.Access, Secret: config.Secret,
-		socket: filepath.Join(scratch, "s3.sock"), log: &output{}, exited: make(chan struct{}), remove: scratch,
+		socket: filepath.Join(scratch, "s3.sock"),
 	}
 	if s.Access == "" {
-		s.Access, s.Secret = "PROVIDER"+rand.Text()[:12], rand.Text()+rand.Text()[:14]
+		s.Access, s.Secret = newCredential()
 	}
 	var dirs []string
 	// The versioning folder's name must not start with the root's (PROVIDERS.md).
@@ -90,24 +85,10 @@ func StartS3(ctx context.Context, config S3Config) (_ *S3, err error) {
 		args = append(args, "--versioning-dir", dirs[2])
 	}
 	cmd := exec.Command(binary, append(args, dirs[0])...)
-	cmd.Dir = scratch
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.Access, "ROOT_SECRET_KEY="+s.Secret)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("versitygw: %w", err)
+	if s.process, err = launch(cmd, scratch, 3*time.Second); err != nil {
+		return nil, err
 	}
-	go func() { _ = cmd.Wait(); close(s.exited) }()
-	s.stop = sync.OnceValue(func() error {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-s.exited:
-		case <-time.After(3 * time.Second):
-			_ = cmd.Process.Kill()
-			<-s.exited
-		}
-		return os.RemoveAll(s.remove)
-	})
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())

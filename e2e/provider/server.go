@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
 )
 
@@ -22,10 +19,8 @@ import (
 type Server struct {
 	URL, Access, Secret string
 
-	dir    string
-	log    output
-	exited chan struct{}
-	stop   func() error
+	dir string
+	*process
 }
 
 // Close ends a server that this package started.
@@ -80,7 +75,8 @@ func StartSeaweedFS(ctx context.Context) (*Server, error) {
 
 // newServer makes a folder and a credential, and finds free ports.
 func newServer(n int) (*Server, []int, error) {
-	s := &Server{Access: "PROVIDER" + rand.Text()[:12], Secret: rand.Text() + rand.Text()[:14], exited: make(chan struct{})}
+	s := &Server{}
+	s.Access, s.Secret = newCredential()
 	var err error
 	if s.dir, err = os.MkdirTemp("", "kb-s3-"); err != nil {
 		return nil, nil, err
@@ -110,23 +106,10 @@ func (s *Server) start(ctx context.Context, tool string, env []string, args ...s
 		return nil, fmt.Errorf("%s is not installed: run `make conformance`", binary)
 	}
 	cmd := exec.Command(binary, args...)
-	cmd.Dir, cmd.Env = s.dir, append(env, "PATH="+os.Getenv("PATH"), "HOME="+s.dir, "TMPDIR="+s.dir)
-	cmd.Stdout, cmd.Stderr = &s.log, &s.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+s.dir, "TMPDIR="+s.dir)
+	if s.process, err = launch(cmd, s.dir, 5*time.Second); err != nil {
 		return nil, err
 	}
-	go func() { _ = cmd.Wait(); close(s.exited) }()
-	s.stop = sync.OnceValue(func() error {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-s.exited:
-		case <-time.After(5 * time.Second):
-			_ = cmd.Process.Kill()
-			<-s.exited
-		}
-		return os.RemoveAll(s.dir)
-	})
 	if err := s.ready(ctx); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
@@ -147,9 +130,9 @@ func (s *Server) ready(ctx context.Context) error {
 		}
 		select {
 		case <-s.exited:
-			return fmt.Errorf("the server ended at once:\n%s", &s.log)
+			return fmt.Errorf("the server ended at once:\n%s", s.log)
 		case <-ctx.Done():
-			return fmt.Errorf("the server does not answer: %w\n%s", err, &s.log)
+			return fmt.Errorf("the server does not answer: %w\n%s", err, s.log)
 		case <-tick.C:
 		}
 	}

@@ -102,11 +102,17 @@ func at(use, url string) seal.Binding {
 	return seal.Binding{Use: use, Scheme: e.Scheme, Host: e.Host, Port: e.Port, Scope: e.Path}
 }
 
-func TestProbeS3(t *testing.T) {
+// startS3 is a server with a bucket.
+func startS3(t *testing.T, bucket string) *provider.S3 {
 	server, err := provider.StartS3(t.Context(), provider.S3Config{})
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Close()) })
-	must(t, server.MakeBucket(t.Context(), "photos"))
+	must(t, server.MakeBucket(t.Context(), bucket))
+	return server
+}
+
+func TestProbeS3(t *testing.T) {
+	server := startS3(t, "photos")
 	w := newWorld(t)
 	probing(w)
 	w.start(t)

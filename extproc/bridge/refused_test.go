@@ -134,10 +134,7 @@ func TestRefusedRequests(t *testing.T) {
 // Answers to HEAD say nothing: they pass until it is known that the credential is
 // refused, and again when it is not any more.
 func TestRefusedHead(t *testing.T) {
-	server, err := provider.StartS3(t.Context(), provider.S3Config{})
-	must(t, err)
-	t.Cleanup(func() { must(t, server.Close()) })
-	must(t, server.MakeBucket(t.Context(), "photos"))
+	server := startS3(t, "photos")
 	w := newWorld(t)
 	reviews(w)
 	o := w.addOne(t)
