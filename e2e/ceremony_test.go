@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"keybridge/e2e/stack"
+	"keybridge/keyshare/keeper/keepertest"
 )
 
 // ended is what a ceremony's command printed last, with its steps before.
@@ -295,16 +296,6 @@ func (w *world) again(t *testing.T) {
 	w.Stack = s
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // background runs a command until stop, or the end of the test.
 func (w *world) background(t *testing.T, name string, args ...string) (stop func()) {
 	t.Helper()
@@ -345,7 +336,7 @@ func (w *world) newKeeper(ctx context.Context, t *testing.T, name string) (addre
 	dir, lock := filepath.Join(w.Dir, name), filepath.Join(w.Dir, name+".key")
 	w.run(ctx, t, "keeper", "key-file", lock)
 	w.run(ctx, t, "enrol", "--role", "keeper", "--name", name, "--dir", dir, "--key-file", lock)
-	address = freeAddress(t)
+	address = keepertest.FreeAddr(t)
 	stop = w.background(t, name, "keeper", "run", "--dir", dir, "--key-file", lock, "--listen", address,
 		"--operator-root", filepath.Join(w.Dir, "operator", "root.pub"))
 	if err := w.Wait(ctx, func() error {
@@ -387,7 +378,7 @@ func (w *world) secondBridge(ctx context.Context, t *testing.T) {
 // waits until it is in one of the states that are wanted.
 func (w *world) newBridge(ctx context.Context, t *testing.T, name string, keepers ...string) (state func(want ...string) error, stop func()) {
 	t.Helper()
-	dir, health := filepath.Join(w.Dir, name), freeAddress(t)
+	dir, health := filepath.Join(w.Dir, name), keepertest.FreeAddr(t)
 	w.run(ctx, t, "enrol", "--role", "bridge", "--name", name, "--dir", dir)
 	w.done(ctx, t, nil, "bridge", "enrol", "--enrolment", filepath.Join(dir, "enrolment.json"))
 	of, err := w.Args(stack.Bridge)

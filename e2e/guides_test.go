@@ -18,6 +18,7 @@ import (
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
 	"keybridge/envoy"
+	"keybridge/keyshare/keeper/keepertest"
 )
 
 // TestGuides runs every guide as written: all blocks marked sh of a page, in order,
@@ -194,6 +195,10 @@ func (p guideProviders) run(t *testing.T, root, dir, script string, logs func() 
 		}
 	}
 
+	addresses := make([]string, 12) // for what a page starts by itself
+	for i := range addresses {
+		addresses[i] = keepertest.FreeAddr(t)
+	}
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir = dir
 	cmd.Env = []string{
@@ -202,7 +207,7 @@ func (p guideProviders) run(t *testing.T, root, dir, script string, logs func() 
 		"TEST_S3=" + p.s3.URL(), "TEST_S3_KEY_ID=" + p.s3.Access, "TEST_S3_SECRET=" + p.s3.Secret, "TEST_RECORDED_S3=" + p.recorded.URL,
 		"TEST_AI=" + p.ai.Endpoint(), "TEST_AI_KEY=" + p.ai.Key, "TEST_AI_MODEL=" + provider.Models[0],
 		"TEST_CLAUDE=" + p.claude.Endpoint(), "TEST_CLAUDE_KEY=" + p.claude.Key, "TEST_CLAUDE_MODEL=" + provider.ClaudeModels[0],
-		"TEST_VERSITYGW=" + versitygw,
+		"TEST_VERSITYGW=" + versitygw, "TEST_ADDRESSES=" + strings.Join(addresses, " "),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

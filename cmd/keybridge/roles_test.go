@@ -63,9 +63,9 @@ func newHouseOfRoles(t testing.TB) *houseOfRoles {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.store, h.addr = records, freeAddress(t)
+	h.store, h.addr = records, keepertest.FreeAddr(t)
 	h.control = &control{
-		store: records, audit: events, root: h.Root, trust: identity.NewTrust(h.Root), admin: freeAddress(t), bridges: h.addr,
+		store: records, audit: events, root: h.Root, trust: identity.NewTrust(h.Root), admin: keepertest.FreeAddr(t), bridges: h.addr,
 		listeners: []*configv1.Listener{{Name: "s3", Protocol: configv1.Protocol_S3, Address: "127.0.0.1", Port: 9000}},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -90,16 +90,6 @@ func newHouseOfRoles(t testing.TB) *houseOfRoles {
 		return err == nil
 	})
 	return h
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // connect is a connection with some TLS to the keeper or the control plane.

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +67,7 @@ func startFleet(t testing.TB, n int) *fleet {
 	f := &fleet{}
 	path := filepath.Join(control, "keybridge.db")
 	token := initialise(t, path, manifest, site.Keyring)
-	adminAddr, bridgesAddr := freeAddr(t), freeAddr(t)
+	adminAddr, bridgesAddr := keepertest.FreeAddr(t), keepertest.FreeAddr(t)
 	spki, err := x509.MarshalPKIXPublicKey(site.Root)
 	must(t, err)
 	root := filepath.Join(dir, "root.pub")
@@ -183,14 +182,6 @@ func startControl(t testing.TB, args ...string) {
 			t.Logf("control plane:\n%s", log)
 		}
 	})
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // shortDir leaves room for a unix socket's name (107 bytes in all).

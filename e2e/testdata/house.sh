@@ -1,10 +1,9 @@
 # Sourced before a runbook: a house as docs/several-hosts.md makes it, with a connector,
 # a repository, a key and an object. Functions start what a runbook stops.
-port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print("127.0.0.1:%d" % s.getsockname()[1])'; }
 listening() { for attempt in $(seq 100); do (exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null && return; sleep 0.1; done; return 1; }
 
-export KEEPER_1=$(port) KEEPER_2=$(port) KEEPER_3=$(port) KEEPER_4=$(port) CONTROL=$(port) ADMIN=$(port) HEALTH=$(port)
-export S3_LISTENER=$(port) AI_LISTENER=$(port)
+read -r KEEPER_1 KEEPER_2 KEEPER_3 KEEPER_4 CONTROL ADMIN HEALTH S3_LISTENER AI_LISTENER _ <<<"$TEST_ADDRESSES"
+export KEEPER_1 KEEPER_2 KEEPER_3 KEEPER_4 CONTROL ADMIN HEALTH S3_LISTENER AI_LISTENER
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 ALLOW="--allow-endpoint http://127.0.0.1"
 BRIDGE=bridge-1 CONTROL_DIR=control
