@@ -3,27 +3,56 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"os"
+	"path/filepath"
 )
 
+// run does the parts and keeps, of what it does not measure, what the files say.
 func run(ctx context.Context, o options) (err error) {
+	if o.does("requests") || o.does("uploads") || o.does("memory") {
+		if err := runBench(ctx, o); err != nil {
+			return err
+		}
+	}
+	if o.does("profiles") {
+		return profiles(ctx, o)
+	}
+	return nil
+}
+
+func runBench(ctx context.Context, o options) (err error) {
+	doc, more := document{Ratios: map[string]float64{}}, bodies{}
+	docPath, morePath := filepath.Join(o.out, "bench.json"), filepath.Join(o.out, "e2e", "bench", "bodies.json")
+	if err := errors.Join(load(docPath, &doc), load(morePath, &more)); err != nil {
+		return err
+	}
 	h, err := newHouse(ctx, o.binary)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	all, err := h.requests(ctx, o, h.subjects())
-	if err != nil {
-		return err
+	if o.does("requests") {
+		all, err := h.requests(ctx, o, h.subjects())
+		if err != nil {
+			return err
+		}
+		doc.Rows = nil
+		for _, m := range all {
+			doc.Rows = append(doc.Rows, m.median().rounded())
+		}
+		requestRatios(all, doc.Ratios)
 	}
-	for _, m := range all {
-		r := m.median()
-		fmt.Printf("%-22s %2d  %7.0f/s  p50 %4.0f  p99 %5.0f  Envoy %5.1f  processor %5.1f  sum %5.1f µs\n", r.Name, r.Connections, r.RPS, r.P50, r.P99, r.EnvoyCPU, r.ProcessorCPU, r.cpu())
+	if o.does("uploads") {
+		if more.Uploads, err = h.uploads(ctx, o, doc.Ratios); err != nil {
+			return err
+		}
 	}
-	p50 := func(r row) float64 { return r.P50 }
-	fmt.Printf("s3_cpu_vs_noop %.3f\nai_cpu_vs_noop %.3f\nai_cpu_vs_noop_forward_rules %.3f\ns3_p50_vs_noop %.3f\nai_p50_vs_noop %.3f\n",
-		ratio(all, "s3-keybridge", "s3-noop", 16, row.cpu), ratio(all, "ai-keybridge", "ai-noop", 16, row.cpu),
-		ratio(all, "ai-keybridge", "ai-noop-forward-rules", 16, row.cpu),
-		ratio(all, "s3-keybridge", "s3-noop", 1, p50), ratio(all, "ai-keybridge", "ai-noop", 1, p50))
-	return nil
+	if o.does("memory") {
+		if more.Memory, err = h.memory(ctx); err != nil {
+			return err
+		}
+	}
+	doc.print(os.Stdout)
+	more.print(os.Stdout)
+	return errors.Join(save(docPath, &doc), save(morePath, &more))
 }

@@ -22,8 +22,8 @@ type request struct {
 	body        string
 }
 
-// load is what wrk measured.
-type load struct {
+// driven is what wrk measured.
+type driven struct {
 	Requests int64 `json:"requests"`
 	Micros   int64 `json:"duration"`
 	P50      int64 `json:"p50"`
@@ -31,7 +31,7 @@ type load struct {
 	Errors   int64 `json:"errors"`
 }
 
-func (l load) rps() float64 { return float64(l.Requests) / (float64(l.Micros) / 1e6) }
+func (l driven) rps() float64 { return float64(l.Requests) / (float64(l.Micros) / 1e6) }
 
 // script has no function that wrk would call for each request: it then sends the
 // one that it has made at the start (wrk, SCRIPTING).
@@ -56,27 +56,27 @@ end
 
 // drive sends q over so many connections. An answer that is not a 2xx, and any
 // other error, is an error: what is wrong must not be timed.
-func drive(ctx context.Context, dir string, q request, connections int, d time.Duration) (load, error) {
+func drive(ctx context.Context, dir string, q request, connections int, d time.Duration) (driven, error) {
 	wrk, err := tool("wrk")
 	if err != nil {
-		return load{}, err
+		return driven{}, err
 	}
 	script := filepath.Join(dir, "request.lua")
 	if err := os.WriteFile(script, []byte(q.script()), 0o600); err != nil {
-		return load{}, err
+		return driven{}, err
 	}
 	cmd := exec.CommandContext(ctx, wrk, "-t1", "-c"+strconv.Itoa(connections), "-d"+strconv.Itoa(int(d.Seconds())), "-s", script, q.url)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return load{}, fmt.Errorf("wrk: %w\n%s", err, out)
+		return driven{}, fmt.Errorf("wrk: %w\n%s", err, out)
 	}
 	_, result, ok := strings.Cut(string(out), "\nresult ")
-	var l load
+	var l driven
 	if !ok || json.Unmarshal([]byte(result), &l) != nil {
-		return load{}, fmt.Errorf("wrk printed no result:\n%s", out)
+		return driven{}, fmt.Errorf("wrk printed no result:\n%s", out)
 	}
 	if l.Errors != 0 || l.Requests == 0 {
-		return load{}, fmt.Errorf("wrk: %d of %d requests failed:\n%s", l.Errors, l.Requests, out)
+		return driven{}, fmt.Errorf("wrk: %d of %d requests failed:\n%s", l.Errors, l.Requests, out)
 	}
 	return l, nil
 }
