@@ -106,6 +106,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		// Streams are short and many: workers keep their grown stacks.
 		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))*4),
 		// Envoy limits a request's headers to 60 KiB by default and 8 MiB at most.
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(9<<20),
 		grpc.WaitForHandlers(true),
 		grpc.InTapHandle(interruptible),
