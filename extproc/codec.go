@@ -2,7 +2,6 @@ package extproc
 
 import (
 	"errors"
-	"sync"
 	"unicode/utf8"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
@@ -88,11 +87,16 @@ func (m *message) read(data mem.BufferSlice) error {
 	return m.readAny(b)
 }
 
-// reset lets go of the memory of a body.
 func (m *message) reset() {
+	m.free()
+	*m = message{body: m.body}
+}
+
+// free lets go of the memory of a body.
+func (m *message) free() {
 	m.body.Free()
 	clear(m.body)
-	*m = message{body: m.body[:0]}
+	m.body = m.body[:0]
 }
 
 // readSmall reads a message that begins with what is asked for, as Envoy's does.
@@ -107,15 +111,22 @@ func (m *message) readSmall(b []byte) bool {
 		return false
 	}
 	m.number = number
-	for b = b[n:]; len(b) > 0; b = b[n:] {
+	return beside(b[n:])
+}
+
+// beside says whether b is only fields that are not asked for: of those that exclude
+// each other the last one would count. Envoy sends an empty metadata_context.
+func beside(b []byte) bool {
+	for len(b) > 0 {
 		number, kind, k := protowire.ConsumeTag(b)
-		if k < 0 || number < numBeside { // of those that exclude each other the last counts
+		if k < 0 || number < numBeside {
 			return false
 		}
-		if n = protowire.ConsumeFieldValue(number, kind, b[k:]); n < 0 {
+		n := protowire.ConsumeFieldValue(number, kind, b[k:])
+		if n < 0 {
 			return false
 		}
-		n += k
+		b = b[k+n:]
 	}
 	return true
 }
@@ -132,8 +143,7 @@ func consumeBytes(b []byte) (number protowire.Number, value []byte, n int) {
 	return number, value, k + n
 }
 
-// readBody reads a message of nothing but a piece of the request's body, with which
-// it keeps the memory it came in.
+// readBody reads a message with a piece of the request's body, whose memory it keeps.
 func (m *message) readBody(data mem.BufferSlice) bool {
 	var head [2 * (1 + 10)]byte // tag and length, twice
 	n := data.CopyTo(head[:])
@@ -143,23 +153,33 @@ func (m *message) readBody(data mem.BufferSlice) bool {
 	total := data.Len()
 	length, k := protowire.ConsumeVarint(head[1:n])
 	at := 1 + k
-	if k < 0 || length != uint64(total-at) {
+	if k < 0 || length > uint64(total-at) {
 		return false
 	}
-	from, to := at, at
-	if at < n && head[at] == tagBody {
-		length, k := protowire.ConsumeVarint(head[at+1 : n])
+	end := at + int(length) // of the HttpBody
+	from, to := at, at      // its body
+	if at < min(n, end) && head[at] == tagBody {
+		length, k := protowire.ConsumeVarint(head[at+1 : min(n, end)])
 		from = at + 1 + k
-		if k < 0 || from > total || length > uint64(total-from) {
+		if k < 0 || length > uint64(end-from) {
 			return false
 		}
 		to = from + int(length)
 	}
-	switch rest := total - to; {
-	case rest == 0:
-	case rest == 2 && byteAt(data, to) == tagEndOfStream && byteAt(data, to+1) <= 1:
-		m.last = byteAt(data, to+1) == 1
+	// What follows the body is few bytes, in Envoy's messages.
+	var tail [32]byte
+	if total-to > len(tail) {
+		return false
+	}
+	copyFrom(tail[:], data, to)
+	switch last := tail[:end-to]; {
+	case len(last) == 0:
+	case len(last) == 2 && last[0] == tagEndOfStream && last[1] <= 1:
+		m.last = last[1] == 1
 	default:
+		return false
+	}
+	if !beside(tail[end-to : total-to]) {
 		return false
 	}
 	m.number = numRequestBody
@@ -173,14 +193,14 @@ func (m *message) readBody(data mem.BufferSlice) bool {
 	return true
 }
 
-func byteAt(data mem.BufferSlice, i int) byte {
+// copyFrom copies what is in data from some byte on.
+func copyFrom(to []byte, data mem.BufferSlice, from int) {
 	for _, b := range data {
-		if i < b.Len() {
-			return b.ReadOnlyData()[i]
+		if from < b.Len() {
+			to = to[copy(to, b.ReadOnlyData()[from:]):]
 		}
-		i -= b.Len()
+		from = max(0, from-b.Len())
 	}
-	return 0xff
 }
 
 // readAny has the library read the message.
@@ -316,18 +336,3 @@ func (p *passed) write() mem.BufferSlice {
 	}
 	return append(append(make(mem.BufferSlice, 0, 1+len(p.body)), mem.SliceBuffer(head)), p.body...)
 }
-
-// slabSize is that of the pieces of memory that bodies are rewritten in: an HTTP/2 frame.
-const slabSize = 16 << 10
-
-// slabs keeps them for the next body. It is a mem.BufferPool, so that gRPC gives back
-// what it has sent.
-type slabPool struct{ pool sync.Pool }
-
-var slabs = &slabPool{sync.Pool{New: func() any { b := make([]byte, slabSize); return &b }}}
-
-// Get implements mem.BufferPool, for slabSize alone.
-func (p *slabPool) Get(int) *[]byte { return p.pool.Get().(*[]byte) }
-
-// Put implements mem.BufferPool.
-func (p *slabPool) Put(b *[]byte) { p.pool.Put(b) }

@@ -100,7 +100,7 @@ func (c *call) takePiece() (ready int64, err error) {
 	if c.message.number != numRequestBody || w.last {
 		return 0, errUnexpected // trailers of the request too: see take
 	}
-	n := c.message.body.Len()
+	n, before := c.message.body.Len(), w.arrived
 	w.last = c.message.last
 	w.arrived += int64(n)
 	if c.server.held.Add(int64(n)) > c.server.opts.MaxHeld {
@@ -110,7 +110,7 @@ func (c *call) takePiece() (ready int64, err error) {
 	ready = w.passed
 	for _, b := range c.message.body {
 		for data := b.ReadOnlyData(); len(data) > 0; {
-			piece := w.hold(data)
+			piece := w.hold(data, c.server.slabs)
 			data, n = data[len(piece):], n-len(piece)
 			var e *Error
 			if ready, e = c.server.rewrite(c.protocol, w, piece, w.last && n == 0); e != nil {
@@ -118,7 +118,8 @@ func (c *call) takePiece() (ready int64, err error) {
 			}
 		}
 	}
-	if c.message.body.Len() == 0 {
+	c.message.free()
+	if w.arrived == before {
 		var e *Error
 		if ready, e = c.server.rewrite(c.protocol, w, nil, w.last); e != nil {
 			return 0, w.refuse(c, e)
@@ -151,10 +152,10 @@ type slab struct {
 
 // hold copies as much of a piece as one slab takes, and returns that as it is kept.
 // The memory in which a message came is not for writing.
-func (w *rewriting) hold(piece []byte) []byte {
+func (w *rewriting) hold(piece []byte, from *slabs) []byte {
 	if n := len(w.held); n == 0 || len(w.held[n-1].data) == slabSize {
-		b := slabs.Get(slabSize)
-		w.held = append(w.held, slab{mem.NewBuffer(b, slabs), (*b)[:0]})
+		b := from.Get(slabSize)
+		w.held = append(w.held, slab{mem.NewBuffer(b, from), (*b)[:0]})
 	}
 	last := &w.held[len(w.held)-1]
 	at := len(last.data)

@@ -15,6 +15,7 @@ import (
 // options are the command line's.
 type options struct {
 	rounds, seconds int
+	mib             int
 	out             string // folder of the JSON files
 	binary          string
 	parts           []string
@@ -27,6 +28,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds, of which the median counts")
 	flag.IntVar(&o.seconds, "seconds", 4, "length of one measurement of small requests")
+	flag.IntVar(&o.mib, "mib", 256, "size of each of 64 uploads at once")
 	flag.StringVar(&o.out, "out", ".", "folder of bench.json and peers.json")
 	flag.StringVar(&o.binary, "keybridge", "bin/keybridge", "the executable under test")
 	flag.Usage = func() {

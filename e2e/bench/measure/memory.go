@@ -10,10 +10,7 @@ import (
 	"time"
 )
 
-const (
-	concurrent     = 64
-	concurrentSize = 256 << 20
-)
+const concurrent = 64
 
 // growth is what they make of the bridge's memory, in MiB: resident before, how much
 // more at most, and the Go heap in use before and after.
@@ -29,8 +26,8 @@ type growth struct {
 
 // memory measures by how much the bridge grows while 64 bodies of signed chunks, of
 // 256 MiB each, pass it at once.
-func (h *house) memory(ctx context.Context) (*growth, error) {
-	u, err := h.chunkedUpload(ctx, h.endpoints.S3+"/"+uploads+"/"+object, "concurrent", concurrentSize)
+func (h *house) memory(ctx context.Context, size int) (*growth, error) {
+	u, err := h.chunkedUpload(ctx, h.endpoints.S3+"/"+uploads+"/"+object, "concurrent", int64(size)<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +72,10 @@ func (h *house) memory(ctx context.Context) (*growth, error) {
 		return nil, err
 	}
 	return &growth{
-		Uploads: concurrent, Size: concurrentSize >> 20,
+		Uploads: concurrent, Size: size,
 		Before: round(mib(before), 1), Growth: round(mib(peak-before), 1),
 		HeapBefore: round(mib(heapBefore), 1), HeapAfter: round(mib(heapAfter), 1),
-		Rate: round(concurrent*mib(concurrentSize)/took.Seconds(), 0),
+		Rate: round(float64(concurrent*size)/took.Seconds(), 0),
 	}, nil
 }
 

@@ -48,7 +48,7 @@ func runBench(ctx context.Context, o options) (err error) {
 		}
 	}
 	if o.does("memory") {
-		if more.Memory, err = h.memory(ctx); err != nil {
+		if more.Memory, err = h.memory(ctx, o.mib); err != nil {
 			return err
 		}
 	}
