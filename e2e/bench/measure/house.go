@@ -49,6 +49,8 @@ const (
 	patience = time.Minute
 )
 
+var smallObject = strings.Repeat("0123456789abcdef", 64)
+
 //go:embed nginx.conf
 var nginxConf string
 
@@ -167,7 +169,7 @@ func (h *house) startProviders(ctx context.Context) error {
 	}
 	conf, err := fill("nginx.conf", nginxConf, map[string]string{
 		"Dir": h.dir, "Small": h.small, "Recorder": h.bulk, "S3": h.s3.Addr(),
-		"Object": strings.Repeat("0123456789abcdef", 64), "Chat": chatAnswer,
+		"Object": smallObject, "Chat": chatAnswer,
 	})
 	if err != nil {
 		return err
@@ -321,6 +323,11 @@ func (h *house) await(ctx context.Context, name, address string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
 }
 
 func freeAddresses(n int) ([]string, error) {

@@ -15,7 +15,12 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	if o.does("profiles") {
-		return profiles(ctx, o)
+		if err := profiles(ctx, o); err != nil {
+			return err
+		}
+	}
+	if o.does("peers") {
+		return runPeers(ctx, o)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (h *house) subjects() []*subject {
 		return func(ctx context.Context) (request, error) { return h.getObject(ctx, "http://"+address) }
 	}
 	chatAt := func(address string) func(context.Context) (request, error) {
-		return func(context.Context) (request, error) { return h.chat("http://" + address), nil }
+		return func(context.Context) (request, error) { return h.chat("http://"+address, h.chatKey), nil }
 	}
 	trimmed := func(url string) string { return strings.TrimPrefix(url, "http://") }
 	client := "Bearer " + h.chatKey
@@ -78,13 +78,13 @@ type client func(*http.Request) (*http.Response, error)
 func (c client) Do(r *http.Request) (*http.Response, error) { return c(r) }
 
 // chat is the request that OpenAI's client for Python, version 3.54, makes.
-func (h *house) chat(url string) request {
+func (h *house) chat(url, key string) request {
 	return request{
 		method: http.MethodPost, url: url + "/v1/chat/completions",
 		header: [][2]string{
 			{"Accept-Encoding", "gzip, deflate"},
 			{"Connection", "keep-alive"},
-			{"authorization", "Bearer " + h.chatKey},
+			{"authorization", "Bearer " + key},
 			{"accept", "application/json"},
 			{"content-type", "application/json"},
 			{"user-agent", "OpenAI/Python 3.54.0"},
@@ -122,12 +122,9 @@ func (h *house) check(ctx context.Context, subjects []*subject) error {
 }
 
 func (s *subject) check(ctx context.Context, q request) error {
-	req, err := http.NewRequestWithContext(ctx, q.method, q.url, strings.NewReader(q.body))
+	req, err := q.http(ctx)
 	if err != nil {
 		return err
-	}
-	for _, h := range q.header {
-		req.Header.Set(h[0], h[1])
 	}
 	req.Header.Set("x-bench-check", "s3")
 	if s.authorization != "" {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,18 @@ type driven struct {
 }
 
 func (l driven) rps() float64 { return float64(l.Requests) / (float64(l.Micros) / 1e6) }
+
+// http is the request for Go's client.
+func (q request) http(ctx context.Context) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, q.method, q.url, strings.NewReader(q.body))
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range q.header {
+		req.Header.Set(h[0], h[1])
+	}
+	return req, nil
+}
 
 // script has no function that wrk would call for each request: it then sends the
 // one that it has made at the start (wrk, SCRIPTING).
