@@ -122,7 +122,7 @@ func (h *house) startPeers(ctx context.Context) ([]*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p, err = h.run("versitygw", []string{"ROOT_ACCESS_KEY=" + h.key.Key, "ROOT_SECRET_KEY=" + h.key.Secret, "GOMAXPROCS=1"}, versitygw,
+	if p, err = h.run("versitygw", []string{"ROOT_ACCESS_KEY=" + h.key.Key, "ROOT_SECRET_KEY=" + h.key.Secret, "GOMAXPROCS=1", "AWS_CA_BUNDLE="}, versitygw,
 		"--port", a[3], "--region", provider.Region, "--keep-alive", "--quiet",
 		"s3", "--access", h.s3.Access, "--secret", h.s3.Secret, "--endpoint", "http://"+h.small, "--region", provider.Region, "--use-path-style", "--disable-checksum"); err != nil {
 		return nil, err
