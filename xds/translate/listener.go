@@ -210,11 +210,8 @@ func httpFilters(p *protocol) []*hcmv3.HttpFilter {
 			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(config)},
 		})
 	}
-	if !p.redirects {
-		add("envoy.filters.http.lua", refuseRedirects(p))
-	}
 	add("envoy.filters.http.ext_proc", extProc(p))
-	add("envoy.filters.http.composite", review(p))
+	add("envoy.filters.http.composite", answers(p))
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return filters
 }

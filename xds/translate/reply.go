@@ -151,16 +151,14 @@ func allOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 
 // refuseRedirects answers 502 where the provider answers 3xx: a client that
 // followed the redirect would take its repository key to another host. Nothing of
-// the provider's answer is left; its body is read first, up to Envoy's buffer limit.
+// the provider's answer is left; its body is read first, up to Envoy's buffer limit. It
+// is for answers that are redirects alone: see answers.
 //
 // Lua, since Envoy 1.40 has nothing else for it that it calls stable: the
 // custom_response filter is work in progress, outside Envoy's threat model.
 func refuseRedirects(p *protocol) *luav3.Lua {
 	return &luav3.Lua{DefaultSourceCode: inline(`function envoy_on_response(response)
   local headers = response:headers()
-  if headers:get(":status"):byte(1) ~= 51 then
-    return
-  end
   local names = {}
   for name in pairs(headers) do
     if name:byte(1) ~= 58 then

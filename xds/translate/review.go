@@ -30,40 +30,57 @@ var (
 	aiReviewed = reviewed{[]string{"401"}, extprocv3.ProcessingMode_NONE, nil, []string{"authorization", "x-api-key"}}
 )
 
-// review has the bridge look at the answers with which a provider may refuse the
-// bridge's own credential. Those alone reach a second ext_proc filter, which is made
-// only then: what it costs all others is that their status is looked up. Envoy's own
-// answers, the bridge's refusals among them, are left out.
+// answers are the filters that look at a provider's answer. Envoy makes one only for
+// an answer with a status that it is for: what they cost all others is that their
+// status is looked up. Envoy's own answers, the bridge's refusals among them, are left out.
 //
-// An answer that is reviewed is held until the bridge has seen all of it. If it is
+// The bridge is shown the answers with which a provider may refuse the bridge's own
+// credential. One that is reviewed is held until the bridge has seen all of it. If it is
 // longer than Envoy's buffer (bufferLimit), or the bridge does not answer, it is replaced by
 // Envoy's own 503.
-func review(p *protocol) *compositev3.Composite {
+func answers(p *protocol) *compositev3.Composite {
 	var statuses []*predicate
 	for _, status := range p.reviewed.statuses {
-		statuses = append(statuses, is(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: ":status"}, status))
+		statuses = append(statuses, statusOf(&xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: status}}))
+	}
+	list := []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
+		execute(anyOf(statuses...), "review", "envoy.filters.http.ext_proc", reviewer(p)),
+	}
+	if !p.redirects {
+		redirect := statusOf(&xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Prefix{Prefix: "3"}})
+		list = append(list, execute(redirect, "redirect", "envoy.filters.http.lua", refuseRedirects(p)))
 	}
 	return &compositev3.Composite{Matcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
-		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{{
-			Predicate: all(anyOf(statuses...), is(&matcherv3.HttpResponseLocalReplyMatchInput{}, "false")),
-			OnMatch: &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
-				Action: extension("review", &compositev3.ExecuteFilterAction{TypedConfig: &corev3.TypedExtensionConfig{
-					Name:        "envoy.filters.http.ext_proc",
-					TypedConfig: pack(reviewer(p)),
-				}}),
-			}},
-		}}},
+		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: list},
 	}}}
+}
+
+// execute has a filter see the provider's answers that a predicate is true of.
+func execute(when *predicate, name, filter string, config proto.Message) *xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
+	local := &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: "false"}}
+	return &xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
+		Predicate: all(when, is(&matcherv3.HttpResponseLocalReplyMatchInput{}, local)),
+		OnMatch: &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
+			Action: extension(name, &compositev3.ExecuteFilterAction{TypedConfig: &corev3.TypedExtensionConfig{
+				Name:        filter,
+				TypedConfig: pack(config),
+			}}),
+		}},
+	}
+}
+
+func statusOf(m *xdsmatcherv3.StringMatcher) *predicate {
+	return is(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: ":status"}, m)
 }
 
 type predicate = xdsmatcherv3.Matcher_MatcherList_Predicate
 
-func is(input proto.Message, value string) *predicate {
+func is(input proto.Message, value *xdsmatcherv3.StringMatcher) *predicate {
 	return &predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
 		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
 			Input: extension("input", input),
 			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{
-				ValueMatch: &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: value}},
+				ValueMatch: value,
 			},
 		},
 	}}
