@@ -157,6 +157,9 @@ func (c *call) sendHeld(d *Decision, b *body) error {
 	if err := c.stream.Send(c.x.forward(d, true)); err != nil {
 		return err
 	}
+	if d.Body != nil { // the whole body was seen
+		return c.pass(d.Body, true)
+	}
 	if err := c.pass(b.held, b.complete); err != nil || b.complete {
 		return err
 	}

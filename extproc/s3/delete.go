@@ -14,11 +14,13 @@ import (
 // 1,024 bytes, and as much again for elements, versions and escapes.
 const maxDelete = 2 << 20
 
-// DecideBody implements extproc.BodyDecider. All of the body is there before the
+// DecideBody implements extproc.BodyDecider. Of a form, each piece is looked at. All of
+// another body is there before the
 // provider is asked, and the headers are decided on anew: meanwhile the key may have
 // been revoked, or the folder changed.
 func (p *Protocol) DecideBody(now time.Time, r *extproc.Request, body []byte, complete bool) (*extproc.Decision, *extproc.Error) {
 	switch {
+	case isForm(r):
 	case len(body) > maxDelete:
 		return nil, failTooLarge.answer(r)
 	case !complete:
