@@ -72,6 +72,7 @@ func isForm(r *extproc.Request) bool {
 // decideForm reads the fields, and refuses for what they say before the file has come.
 func (p *Protocol) decideForm(now time.Time, index *grant.Index, s *scratch, r *extproc.Request, body []byte, complete bool) (*extproc.Decision, *extproc.Error) {
 	bucket, virtual := p.domains.bucket(r.Authority)
+	_ = s.query.parse("") // it has none
 	if f := s.parse(r, bucket, virtual); f != nil {
 		return nil, s.refuse(f, nil, r)
 	}
@@ -285,7 +286,7 @@ func (s *scratch) authoriseForm(in *form, key *grant.Key, r *extproc.Request) (*
 		case sessionToken: // keys of repositories have none
 			return nil, &failFormToken
 		case "policy", "x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature",
-			"content-type", "cache-control", "content-disposition", "content-encoding", "expires",
+			"content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",
 			"success_action_redirect", "redirect", "success_action_status", "tagging":
 			continue
 		}
