@@ -26,7 +26,7 @@ func (p *Protocol) DecideBody(now time.Time, r *extproc.Request, body []byte, co
 	case !complete:
 		return nil, extproc.NeedBody
 	}
-	return p.decide(now, r, body, true)
+	return p.decide(now, r, body, complete)
 }
 
 // TooLarge implements extproc.BodyDecider.

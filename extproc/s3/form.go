@@ -134,7 +134,7 @@ func parseForm(body []byte, boundary string) (in *form, whole bool, f *failure) 
 	for {
 		part, err := parts.NextRawPart()
 		if err != nil {
-			return in.missing(err, len(body))
+			return missing(len(body))
 		}
 		name := strings.ToLower(part.FormName())
 		if name == "" || part.Header.Get("Content-Transfer-Encoding") != "" {
@@ -150,7 +150,7 @@ func parseForm(body []byte, boundary string) (in *form, whole bool, f *failure) 
 			return nil, false, &failFields
 		}
 		if err != nil {
-			return in.missing(err, len(body))
+			return missing(len(body))
 		}
 		if _, twice := in.get(name); twice {
 			return nil, false, &failPOST
@@ -159,15 +159,12 @@ func parseForm(body []byte, boundary string) (in *form, whole bool, f *failure) 
 	}
 }
 
-// missing is a form whose file has not begun.
-func (*form) missing(err error, size int) (*form, bool, *failure) {
-	switch {
-	case size > 2*maxFields: // with the lines around the fields
+// missing is a form whose file has not begun: there is more to come, or it is none.
+func missing(size int) (*form, bool, *failure) {
+	if size > 2*maxFields { // with the lines around the fields
 		return nil, false, &failFields
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, false, nil
 	}
-	return nil, false, &failPOST
+	return nil, false, nil
 }
 
 // filename is the last segment of the file's name, as browsers of old sent paths.
