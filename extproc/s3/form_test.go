@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -113,7 +114,7 @@ func sent(t testing.TB, d *extproc.Decision) (fields map[string]string, file, fi
 	fields = map[string]string{}
 	for {
 		part, err := parts.NextRawPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return fields, file, filename
 		}
 		if err != nil {
