@@ -64,9 +64,20 @@ func (f *form) get(name string) (string, bool) {
 
 // isForm says that a request nobody signed otherwise is a form.
 func isForm(r *extproc.Request) bool {
+	if r.Method != "POST" || r.Values("authorization") != 0 {
+		return false
+	}
 	_, query, _ := cut(r.Path)
-	return r.Method == "POST" && query == "" && r.Values("authorization") == 0 &&
-		strings.HasPrefix(strings.ToLower(r.Header("content-type")), "multipart/form-data")
+	return query == "" && strings.HasPrefix(strings.ToLower(r.Header("content-type")), "multipart/form-data")
+}
+
+// enough, as a request's State, is how long the body of a form must be before it is worth
+// another look: a client that sends it byte by byte must not have it read so often. Once
+// the signature proved right the rest is waited for.
+type enough int
+
+func (n enough) reached(body []byte, complete bool) bool {
+	return complete || len(body) >= int(n) || len(body) > maxForm
 }
 
 // decideForm reads the fields, and refuses for what they say before the file has come.
@@ -84,6 +95,8 @@ func (p *Protocol) decideForm(now time.Time, index *grant.Index, s *scratch, r *
 		return nil, failPOST.answer(r)
 	case r.Values("content-encoding") > 0:
 		return nil, failHeader.answer(r)
+	case s.found.twoHosts:
+		return nil, s.refuse(&failRepeated, nil, r)
 	case len(body) > maxForm:
 		return nil, failFormSize.answer(r)
 	}
@@ -95,6 +108,7 @@ func (p *Protocol) decideForm(now time.Time, index *grant.Index, s *scratch, r *
 	case f == nil && in == nil && complete:
 		return nil, failPOST.answer(r)
 	case f == nil && in == nil:
+		r.State = enough(2 * len(body))
 		return nil, extproc.NeedBody
 	case f != nil:
 		return nil, f.answer(r)
@@ -111,6 +125,7 @@ func (p *Protocol) decideForm(now time.Time, index *grant.Index, s *scratch, r *
 	case !whole && complete:
 		return nil, failPOST.answer(r)
 	case !complete:
+		r.State = enough(maxForm + 1)
 		return nil, extproc.NeedBody
 	}
 	d, f := s.signForm(now, in, policy, c, r)
@@ -289,10 +304,8 @@ func (s *scratch) authoriseForm(in *form, key *grant.Key, r *extproc.Request) (*
 		}
 		switch {
 		case strings.HasPrefix(x.name, "x-ignore-"):
-		case !strings.HasPrefix(x.name, "x-amz-"):
+		case !strings.HasPrefix(x.name, "x-amz-"), s.found.note(x.name, x.value) == classCopy:
 			return nil, &failField
-		default:
-			s.found.note(x.name, x.value)
 		}
 	}
 	put := extproc.NewRequest(false, extproc.Header{Name: ":method", Value: "PUT"}, extproc.Header{Name: ":path", Value: r.Path}, extproc.Header{Name: ":authority", Value: r.Authority})
