@@ -26,7 +26,8 @@
 // for what its fields say before its file has come, authorised as the PutObject that it
 // is, and made anew: fields, file and the conditions of the policy as the client spelt
 // them, credential, date and signature the connector's. The provider holds the form
-// against the policy. What comes after the file does not reach it.
+// against the policy. What comes after the file does not reach it. As the provider is
+// asked last, nobody invites a form with 100 Continue: curl waits for it for a second.
 //
 // # The bucket in the host
 //
