@@ -24,6 +24,7 @@ import (
 	"keybridge/extproc/llm"
 	"keybridge/extproc/s3"
 	"keybridge/keyshare/identity"
+	"keybridge/keyshare/lockedmem"
 	"keybridge/keyshare/seal"
 	"keybridge/xds/translate"
 )
@@ -63,6 +64,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		if err := harden(*unlocked); err != nil {
 			return err
 		}
+		defer lockedmem.Purge()
 		addresses, err := pairs("keeper", *keepers)
 		if err != nil {
 			return err

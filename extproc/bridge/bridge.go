@@ -199,7 +199,8 @@ func (b *Bridge) setState(s State) {
 func (b *Bridge) State() State { return State(b.state.Load()) }
 
 // Run serves until ctx ends, then refuses everything, ends the streams that are
-// open with an error, and wipes all key material before it returns.
+// open with an error, and wipes all of its key material before it returns. What memguard
+// holds for the whole process is the caller's to wipe (lockedmem.Purge).
 func (b *Bridge) Run(ctx context.Context) error {
 	decisions, err := extproc.Listen(b.extprocSocket(), b.cfg.EnvoyUID)
 	if err != nil {
@@ -232,7 +233,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	})
 	err = g.Wait()
 	b.arena.Purge()
-	lockedmem.Purge()
 	b.setState(Purged)
 	if errors.Is(err, context.Canceled) {
 		return nil
