@@ -192,10 +192,13 @@ func TestFaultKilled(t *testing.T) {
 		f.load.outage(t, "bridge killed", began)
 	})
 	t.Run("control plane", func(t *testing.T) {
-		began := time.Now()
-		f.kill(t, stack.Control)
-		f.load.goesOn(t, began)
-		f.starts(t, stack.Control)
+		began, clerk := time.Now(), f.startClerk(t)
+		for range 5 {
+			clerk.goesOn(t)
+			f.killControl(t)
+			f.load.goesOn(t, began)
+		}
+		clerk.end(t, "", "UNAVAILABLE")
 		f.takesChanges(t)
 		f.load.goesOn(t, began)
 	})
