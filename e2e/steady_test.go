@@ -247,7 +247,9 @@ func (s *steady) aiApplication(c *http.Client) func(context.Context) (string, ou
 
 // unavailableAI is a 503 as OpenAI says it, or wrong.
 func unavailableAI(a answer) (outcome, error) {
-	var doc struct{ Error struct{ Message, Type, Code string } }
+	var doc struct {
+		Error struct{ Message, Type, Code string }
+	}
 	if err := json.Unmarshal([]byte(a.body), &doc); err != nil || a.status != http.StatusServiceUnavailable || doc.Error.Message == "" || doc.Error.Type == "" {
 		return wrong("%d %.300s", a.status, a.body)
 	}
