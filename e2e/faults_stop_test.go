@@ -177,16 +177,23 @@ func TestFaultControlAway(t *testing.T) {
 	f.kill(t, stack.Bridge)
 	f.starts(t, stack.Bridge, "--max-stale", maxStale.String())
 	f.load.recovers(t, time.Now())
-	for range 2 {
+	for _, way := range []struct {
+		name        string
+		leave, back func()
+	}{
+		{"killed", func() { f.kill(t, stack.Control) }, func() { f.starts(t, stack.Control) }},
+		// Its connections stay open: keepalive (cmd/keybridge/bridge.go) tells within 15 s.
+		{"hanging", func() { f.signal(t, stack.Control, syscall.SIGSTOP) }, func() { f.signal(t, stack.Control, syscall.SIGCONT) }},
+	} {
 		gone := time.Now()
-		f.kill(t, stack.Control)
+		way.leave()
 		f.load.fails(t, gone)
 		f.load.served(t, gone, gone.Add(maxStale))
 		f.says(t, "stale")
-		f.starts(t, stack.Control)
+		way.back()
 		f.load.recovers(t, time.Now())
 		f.says(t, "ready")
-		f.load.outage(t, "control plane away", gone)
+		f.load.outage(t, "control plane "+way.name, gone)
 	}
 	f.takesChanges(t)
 }
