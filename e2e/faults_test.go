@@ -32,6 +32,15 @@ type restarted struct {
 
 func startFaults(t *testing.T) *faults {
 	t.Helper()
+	f := underControl(t)
+	f.load = f.startSteady(t, pace)
+	t.Cleanup(func() { f.load.end(t) })
+	return f
+}
+
+// underControl is the world without the load.
+func underControl(t *testing.T) *faults {
+	t.Helper()
 	w := start(t, config{})
 	f := &faults{world: w, args: map[string][]string{}, own: map[string]*restarted{}}
 	for _, name := range append([]string{stack.Control, stack.Bridge, stack.Envoy}, stack.Keepers...) {
@@ -41,7 +50,7 @@ func startFaults(t *testing.T) *faults {
 		}
 		f.args[name] = args
 	}
-	// After the load, which is stopped first: they serve it.
+	// They end after the load, which is started later.
 	t.Cleanup(func() {
 		for name, p := range f.own {
 			_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
@@ -55,8 +64,6 @@ func startFaults(t *testing.T) *faults {
 		}
 		w.scanFiles(t)
 	})
-	f.load = w.startSteady(t)
-	t.Cleanup(func() { f.load.end(t) })
 	return f
 }
 

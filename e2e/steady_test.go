@@ -25,6 +25,7 @@ import (
 // else fails the test, and so does a provider credential in an answer.
 type steady struct {
 	w    *world
+	pace time.Duration // the pause between two requests of an application
 	stop context.CancelFunc
 	done sync.WaitGroup
 
@@ -49,7 +50,6 @@ type tried struct {
 }
 
 const (
-	// pace is the pause between two requests of an application.
 	pace = 20 * time.Millisecond
 	// hangs is how long no request may take, whatever is broken.
 	hangs = 15 * time.Second
@@ -58,10 +58,10 @@ const (
 )
 
 // startSteady starts the applications, and returns once all are served.
-func (w *world) startSteady(t *testing.T) *steady {
+func (w *world) startSteady(t *testing.T, pace time.Duration) *steady {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &steady{w: w, stop: cancel, tries: map[string][]tried{}}
+	s := &steady{w: w, pace: pace, stop: cancel, tries: map[string][]tried{}}
 	t.Cleanup(func() { cancel(); s.done.Wait() })
 	for _, http2 := range []bool{false, true} {
 		c := unhurried(t, http2)
@@ -80,7 +80,7 @@ func (s *steady) work(ctx context.Context, who string, next func(context.Context
 	s.tries[who] = nil
 	s.mu.Unlock()
 	s.done.Go(func() {
-		tick := time.NewTicker(pace)
+		tick := time.NewTicker(s.pace)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			began := time.Now()
