@@ -91,6 +91,11 @@ func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
 }
 
 func (w *world) signS3(ctx context.Context, q s3Request) (*http.Request, error) {
+	return w.signS3At(ctx, w.frontS3.URL(), q)
+}
+
+// signS3At signs for another address than the front's.
+func (w *world) signS3At(ctx context.Context, front string, q s3Request) (*http.Request, error) {
 	if q.at.IsZero() {
 		q.at = time.Now()
 	}
@@ -99,7 +104,7 @@ func (w *world) signS3(ctx context.Context, q s3Request) (*http.Request, error) 
 		signer := signer
 		q.body = q.chunks(&signer)
 	}
-	r, err := signedRequest(ctx, w.frontS3.URL(), q)
+	r, err := signedRequest(ctx, front, q)
 	if err != nil || q.chunks == nil {
 		return r, err
 	}

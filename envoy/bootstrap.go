@@ -19,16 +19,29 @@ import (
 // maxSocketPath is what fits sun_path with its NUL (unix(7)).
 const maxSocketPath = 107
 
-// maxConnections is the cap on client connections of one Envoy, below which a
-// flood ends in refused connections and not in exhausted memory.
-const maxConnections = 50_000
+const (
+	// maxConnections is the cap on client connections of one Envoy, below which a
+	// flood ends in refused connections and not in exhausted memory.
+	maxConnections = 50_000
+	// ownDescriptors are those that Envoy keeps for itself: listeners, files, its bridge. It has
+	// 45 with two workers.
+	ownDescriptors = 256
+)
+
+// connections is the cap for a process that may have so many descriptors: each connection of
+// a client may need one to a provider. At the cap Envoy closes new connections; without
+// descriptors it would leave them waiting, and have none for providers.
+func connections(descriptors uint64) int64 {
+	free := max(descriptors, ownDescriptors+2) - ownDescriptors
+	return int64(min(maxConnections, free/2)) //nolint:gosec // at most maxConnections
+}
 
 // adsCluster is the only static cluster.
 const adsCluster = "keybridge_ads"
 
 // Bootstrap is the configuration that Envoy starts with (JSON): who it is, the
-// bridge's ADS socket, and its admin socket.
-func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
+// bridge's ADS socket, its admin socket, and how many descriptors it may have.
+func Bootstrap(nodeID, adsSocket, adminSocket string, descriptors uint64) ([]byte, error) {
 	if nodeID == "" {
 		return nil, fmt.Errorf("envoy: no node id")
 	}
@@ -55,7 +68,7 @@ func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
 	}
-	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
+	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: connections(descriptors)})
 	if err != nil {
 		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
 	}

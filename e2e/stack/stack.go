@@ -204,7 +204,10 @@ func (s *Stack) PID(name string) (int, error) {
 
 // PIDs are the ids of all processes of the stack, Envoy below its launcher among
 // them, by what the process table says.
-func (s *Stack) PIDs() ([]int, error) {
+func (s *Stack) PIDs() ([]int, error) { return Descendants(s.cmd.Process.Pid) }
+
+// Descendants are a process and those that it has started, as far as they run.
+func Descendants(of int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
@@ -226,7 +229,7 @@ func (s *Stack) PIDs() ([]int, error) {
 			parent[pid] = ppid
 		}
 	}
-	all := []int{s.cmd.Process.Pid}
+	all := []int{of}
 	for i := 0; i < len(all); i++ {
 		for pid, ppid := range parent {
 			if ppid == all[i] {

@@ -108,8 +108,8 @@ type Bridge struct {
 	recordKeys atomic.Pointer[unseal.RecordKeys]
 
 	state    atomic.Int32
-	serving  sync.Mutex   // held to change whether Live holds an index
-	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
+	serving  sync.Mutex                // held to change whether Live holds an index
+	linkDown atomic.Pointer[time.Time] // since when the feed is away, by the monotonic clock; nil while it is connected
 
 	mu        sync.Mutex
 	resources *client.State // latest typed resources; nil before the first
@@ -372,7 +372,7 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 
 // watchRecords follows the sealed-record feed for ever.
 func (b *Bridge) watchRecords(ctx context.Context) error {
-	b.linkDown.Store(0)
+	b.linkDown.Store(nil)
 	b.setState(Syncing)
 	feed := link.NewLinkClient(b.cfg.Control)
 	var from uint64
@@ -381,7 +381,7 @@ func (b *Bridge) watchRecords(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if b.linkDown.CompareAndSwap(0, time.Now().UnixNano()) {
+		if now := time.Now(); b.linkDown.CompareAndSwap(nil, &now) {
 			b.cfg.Logger.Warn("control plane away; serving the last good state", "for", b.cfg.MaxStale, "error", err)
 			time.AfterFunc(b.cfg.MaxStale, b.changed)
 		}
@@ -401,7 +401,7 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 		if err != nil {
 			return err
 		}
-		if b.linkDown.Swap(0) != 0 {
+		if b.linkDown.Swap(nil) != nil {
 			b.records.unpark()
 		}
 		b.records.apply(ctx, m)
@@ -409,11 +409,16 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 	}
 }
 
-// stale says that the last-good state is too old to serve.
-func (b *Bridge) stale() bool {
-	down := b.linkDown.Load()
-	return down != 0 && time.Since(time.Unix(0, down)) >= b.cfg.MaxStale
+// away is for how long the feed has been away. Setting the wall clock changes nothing of it.
+func (b *Bridge) away() time.Duration {
+	if since := b.linkDown.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
 }
+
+// stale says that the last-good state is too old to serve.
+func (b *Bridge) stale() bool { return b.linkDown.Load() != nil && b.away() >= b.cfg.MaxStale }
 
 // pause waits for d; false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
