@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // maxSocketPath is what fits sun_path with its NUL (unix(7)).
@@ -72,6 +73,12 @@ func Bootstrap(nodeID, adsSocket, adminSocket string, descriptors uint64) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
 	}
+	// By default Envoy skips what follows a chunk beyond its size: two parsers could read
+	// that differently, and a body that lacks it looks whole (measured with Envoy 1.40).
+	runtime, err := structpb.NewStruct(map[string]any{"envoy.reloadable_features.strict_chunk_parsing": true})
+	if err != nil {
+		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
+	}
 	fromADS := &corev3.ConfigSource{
 		ResourceApiVersion:    corev3.ApiVersion_V3,
 		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
@@ -118,6 +125,10 @@ func Bootstrap(nodeID, adsSocket, adminSocket string, descriptors uint64) ([]byt
 				},
 			}},
 		},
+		LayeredRuntime: &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+			Name:           "keybridge",
+			LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: runtime},
+		}}},
 		OverloadManager: &overloadv3.OverloadManager{
 			ResourceMonitors: []*overloadv3.ResourceMonitor{{
 				Name:       "envoy.resource_monitors.global_downstream_max_connections",

@@ -199,7 +199,10 @@ func upstreamTLS(e Endpoint, isIP bool, systemRoots string) (*tlsv3.UpstreamTlsC
 // with HTTP/1.1: object bodies need no second flow control.
 func providerHTTP(http2 bool) *httpv3.HttpProtocolOptions {
 	o := &httpv3.HttpProtocolOptions{
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(providerIdleTimeout)},
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			IdleTimeout:     durationpb.New(providerIdleTimeout),
+			MaxHeadersCount: wrapperspb.UInt32(maxAnswerHeaders), // 100 by default
+		},
 	}
 	if http2 {
 		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{
