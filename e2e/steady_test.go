@@ -30,7 +30,7 @@ type steady struct {
 	done sync.WaitGroup
 
 	mu    sync.Mutex
-	tries map[string][]tried // by application
+	tries map[string][]attempt // by application
 	wrong []string
 }
 
@@ -40,10 +40,10 @@ type outcome uint8
 const (
 	served  outcome = iota
 	refused         // 503, in the protocol's words
-	cut             // no whole answer: no connection, or its end
+	broken          // no whole answer: no connection, or its end
 )
 
-type tried struct {
+type attempt struct {
 	began, ended time.Time
 	outcome      outcome
 	detail       string // what was not served
@@ -61,7 +61,7 @@ const (
 func (w *world) startSteady(t *testing.T, pace time.Duration) *steady {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &steady{w: w, pace: pace, stop: cancel, tries: map[string][]tried{}}
+	s := &steady{w: w, pace: pace, stop: cancel, tries: map[string][]attempt{}}
 	t.Cleanup(func() { cancel(); s.done.Wait() })
 	for _, http2 := range []bool{false, true} {
 		c := unhurried(t, http2)
@@ -89,7 +89,7 @@ func (s *steady) work(ctx context.Context, who string, next func(context.Context
 				return // cut off by the end of the test
 			}
 			s.mu.Lock()
-			one := tried{began: began, ended: time.Now(), outcome: o}
+			one := attempt{began: began, ended: time.Now(), outcome: o}
 			if err != nil {
 				one.detail = fmt.Sprintf("%s %s %s: %v", began.Format("15:04:05.000"), who, what, err)
 			}
@@ -107,7 +107,7 @@ func (s *steady) work(ctx context.Context, who string, next func(context.Context
 type wrongAnswer struct{ error }
 
 func wrong(format string, args ...any) (outcome, error) {
-	return cut, wrongAnswer{fmt.Errorf(format, args...)}
+	return broken, wrongAnswer{fmt.Errorf(format, args...)}
 }
 
 // fetch makes a request and reads its answer; a secret of the provider in it is wrong.
@@ -169,7 +169,7 @@ func (s *steady) s3Application(c *http.Client, object string) func(context.Conte
 		what := q.method + " " + q.path
 		r, err := s.w.signS3At(ctx, s.w.endpoints.S3, q)
 		if err != nil {
-			return what, cut, wrongAnswer{err}
+			return what, broken, wrongAnswer{err}
 		}
 		a, err := s.fetch(c, r)
 		if q.method == http.MethodPut {
@@ -180,7 +180,7 @@ func (s *steady) s3Application(c *http.Client, object string) func(context.Conte
 			perhaps = append(perhaps, text)
 		}
 		if err != nil {
-			return what, cut, err
+			return what, broken, err
 		}
 		switch known := append([]string{sure}, perhaps...); {
 		case a.status != http.StatusOK:
@@ -221,13 +221,13 @@ func (s *steady) aiApplication(c *http.Client) func(context.Context) (string, ou
 		body := fmt.Sprintf(`{"model":%q,"stream":%v,"messages":[{"role":"user","content":%q}]}`, provider.Models[0], stream, said)
 		q, err := http.NewRequestWithContext(ctx, http.MethodPost, s.w.endpoints.AI+"/v1/chat/completions", strings.NewReader(body))
 		if err != nil {
-			return what, cut, wrongAnswer{err}
+			return what, broken, wrongAnswer{err}
 		}
 		q.Header.Set("Content-Type", "application/json")
 		q.Header.Set("Authorization", "Bearer "+s.w.aiKey)
 		a, err := s.fetch(c, q)
 		if err != nil {
-			return what, cut, err
+			return what, broken, err
 		}
 		if a.status != http.StatusOK {
 			o, err := unavailableAI(a)
@@ -375,8 +375,8 @@ func (s *steady) outage(t *testing.T, what string, since time.Time) {
 			}
 		}
 	}
-	t.Logf("%s: %d served, %d refused, %d cut, over %v; the longest request took %v", what,
-		count[served], count[refused], count[cut], last.Sub(first).Round(time.Millisecond), longest.Round(time.Millisecond))
+	t.Logf("%s: %d served, %d refused, %d broken, over %v; the longest request took %v", what,
+		count[served], count[refused], count[broken], last.Sub(first).Round(time.Millisecond), longest.Round(time.Millisecond))
 }
 
 // end stops the applications and fails the test for each wrong answer.
