@@ -92,13 +92,15 @@ func TestS3ManyParts(t *testing.T) {
 		numbers <- n + 1
 	}
 	close(numbers)
+	// What waits too long for the bridge is refused (503): SDKs try again.
+	patient := func(o *s3.Options) { o.RetryMaxAttempts = 5 }
 	failed := make(chan error, connections)
 	for range connections {
 		go func() {
 			for n := range numbers {
 				if _, err := at.UploadPart(ctx, &s3.UploadPartInput{
 					Bucket: aws.String(bucket), Key: key, UploadId: up.UploadId, PartNumber: aws.Int32(n), Body: strings.NewReader("part"),
-				}); err != nil {
+				}, patient); err != nil {
 					failed <- err
 					return
 				}
