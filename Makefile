@@ -52,6 +52,10 @@ e2e: build envoy tools $(TOOLS)/py/.done $(TOOLS)/schemathesis/.done ## end to e
 conformance: build envoy tools $(TOOLS)/py/.done $(TOOLS)/conformance/.done $(TOOLS)/bin/mc $(TOOLS)/bin/minio ## seven S3 clients and three servers, and versitygw's suite in all its forms
 	go test -count=1 -timeout 60m ./e2e/conformance
 
+.PHONY: soak
+soak: build envoy tools ## 20 minutes of mixed load with a change every second: no request fails, no process grows
+	go test -count=1 -v -run '^TestSoak$$' -timeout 40m ./e2e -soak $${SOAK:-20m}
+
 bench: envoy tools ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
 	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./store/... ./xds/...
 	go test -count=1 -v -bench . -benchtime 1x -timeout 30m ./e2e/bench

@@ -60,6 +60,7 @@ func (c *clerk) change(ctx context.Context, name string, again bool) {
 	if !c.heard(name, err) {
 		return
 	}
+	c.f.secrets.Add("secret of a clerk's key", key.Secret)
 	c.mu.Lock()
 	c.made++
 	c.there[name] = key.ID

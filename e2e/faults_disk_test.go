@@ -81,6 +81,24 @@ func TestFaultDiskFull(t *testing.T) {
 	f.kill(t, stack.Control)
 	f.sound(t)
 	f.load.goesOn(t, began)
+	f.starts(t, stack.Control)
+	t.Run("keepers", func(t *testing.T) {
+		// A keeper gives no share that it could not write down.
+		began := time.Now()
+		undo := func() {}
+		for _, name := range stack.Keepers[:2] {
+			back, one := undo, limit(t, f.pid(t, name), unix.RLIMIT_FSIZE, 0)
+			undo = func() { back(); one() }
+		}
+		f.load.goesOn(t, began)
+		f.kill(t, stack.Bridge)
+		f.starts(t, stack.Bridge)
+		f.says(t, "unsealing", `"keeper-1","state":"refused"`, `"keeper-2","state":"refused"`, `"keeper-3","state":"good"`)
+		f.load.fails(t, time.Now())
+		undo()
+		f.load.recovers(t, time.Now())
+		f.load.outage(t, "bridge killed while two keepers' disks are full", began)
+	})
 }
 
 // TestFaultDiskSlow: the control plane stalls again and again in the midst of changes, as it

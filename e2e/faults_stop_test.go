@@ -25,7 +25,6 @@ type upload struct {
 	done   chan struct{}
 	answer answer
 	err    error
-	ended  time.Time
 }
 
 // halves is a body that stops in the middle until more is closed, or its reader goes away.
@@ -64,7 +63,6 @@ func (f *faults) begins(ctx context.Context, t *testing.T, q s3Request) *upload 
 	go func() {
 		defer close(u.done)
 		u.answer, u.err = ask(r)
-		u.ended = time.Now()
 	}()
 	if err := f.Wait(ctx, func() error {
 		for _, seen := range f.s3.Requests() {
@@ -79,36 +77,68 @@ func (f *faults) begins(ctx context.Context, t *testing.T, q s3Request) *upload 
 	return u
 }
 
-// TestFaultBridgeStops: the bridge is told to stop in the midst of uploads and a download.
-// Whatever its client then does, an upload is whole at the provider or it is not there.
-func TestFaultBridgeStops(t *testing.T) {
+// TestFaultWithinUploads: a bridge, or an Envoy, is told to stop or killed in the midst of
+// uploads and a download. Whatever their clients then do, an upload is whole at the provider
+// or it is not there.
+func TestFaultWithinUploads(t *testing.T) {
 	f := startFaults(t)
+	for _, c := range []struct {
+		name, process string
+		stop          func(*testing.T, string)
+	}{
+		{"bridge stopped", stack.Bridge, f.terminate},
+		{"bridge killed", stack.Bridge, f.kill},
+		{"Envoy stopped", stack.Envoy, f.terminate},
+		{"Envoy killed", stack.Envoy, f.kill},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stopped := f.withinUploads(t, strings.ReplaceAll(c.name, " ", "-"), func() { c.stop(t, c.process) })
+			f.load.fails(t, time.Now())
+			f.starts(t, c.process)
+			f.load.recovers(t, time.Now())
+			f.load.outage(t, c.name, stopped)
+		})
+	}
+}
+
+// terminate has a process stop by itself.
+func (f *faults) terminate(t *testing.T, name string) {
+	t.Helper()
+	f.signal(t, name, syscall.SIGTERM)
+	f.ends(t, name)
+}
+
+// forms are a PUT in all ways in which a body is signed.
+func (f *faults) forms(path, data string) []s3Request {
+	unsigned := s3Request{method: http.MethodPut, path: path + "-unsigned", key: f.write, body: data, hash: "UNSIGNED-PAYLOAD"}
+	// The checksum that SDKs add by themselves. Without one it is the provider's duty to miss
+	// the rest of a body whose connection ends: S3 does, versitygw v1.8.0 keeps what it has.
+	_, sum, _ := strings.Cut(checksum(data), ":")
+	unsigned.header = []string{"X-Amz-Checksum-Crc32", sum}
+	return []s3Request{
+		unsigned,
+		{method: http.MethodPut, path: path + "-hashed", key: f.write, body: data},
+		chunkedPut(f.world, path+"-chunks", data, 64<<10, "", nil),
+		chunkedPut(f.world, path+"-trailer", data, 64<<10, checksum(data), nil),
+	}
+}
+
+// withinUploads calls stop, which returns when a process is gone, within uploads of new
+// objects and of others that replace one.
+func (f *faults) withinUploads(t *testing.T, name string, stop func()) (stopped time.Time) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	const before = "what was there before"
 	data := text(2 << 20)
-	forms := func(object string) []s3Request {
-		path := "/" + bucket + "/stopped/" + object
-		unsigned := s3Request{method: http.MethodPut, path: path + "-unsigned", key: f.write, body: data, hash: "UNSIGNED-PAYLOAD"}
-		// The checksum that SDKs add by themselves. Without one it is the provider's duty to miss
-		// the rest of a body whose connection ends: S3 does, versitygw v1.8.0 keeps what it has.
-		_, sum, _ := strings.Cut(checksum(data), ":")
-		unsigned.header = []string{"X-Amz-Checksum-Crc32", sum}
-		return []s3Request{
-			unsigned,
-			{method: http.MethodPut, path: path + "-hashed", key: f.write, body: data},
-			chunkedPut(f.world, path+"-chunks", data, 64<<10, "", nil),
-			chunkedPut(f.world, path+"-trailer", data, 64<<10, checksum(data), nil),
-		}
-	}
-	// Half of the clients send on while the bridge drains, half when it is gone.
+	// Half of the clients send on while the process drains, half when it is gone.
 	var drained, late []*upload
 	for _, object := range []string{"new", "replaced"} {
 		for _, when := range []struct {
 			name    string
 			uploads *[]*upload
 		}{{"drained", &drained}, {"late", &late}} {
-			for _, q := range forms(object + "-" + when.name) {
+			for _, q := range f.forms("/"+bucket+"/"+name+"/"+object+"-"+when.name, data) {
 				if object == "replaced" {
 					if err := f.putDirect(ctx, bucket, strings.TrimPrefix(q.path, "/"+bucket+"/"), before); err != nil {
 						t.Fatal(err)
@@ -119,36 +149,31 @@ func TestFaultBridgeStops(t *testing.T) {
 		}
 	}
 	open := f.startDownload(t)
-	stopped := time.Now()
-	f.signal(t, stack.Bridge, syscall.SIGTERM)
+	stopped = time.Now()
 	for _, u := range drained {
 		close(u.more)
 	}
-	f.ends(t, stack.Bridge)
-	t.Logf("the bridge ended after %v", time.Since(stopped).Round(time.Millisecond))
+	stop()
+	t.Logf("%s: gone after %v", name, time.Since(stopped).Round(time.Millisecond))
 	for _, u := range late {
 		close(u.more)
 	}
 	for _, u := range append(drained, late...) {
 		<-u.done
-		t.Logf("%s ended %v after the signal", u.object, u.ended.Sub(stopped).Round(time.Millisecond))
 		f.wantWholeOrNot(ctx, t, u, data, before)
 	}
-	if n, err := io.Copy(io.Discard, open.body); err == nil && open.read+int(n) != downloadSize {
+	n, err := io.Copy(io.Discard, open.body)
+	if err == nil && open.read+int(n) != downloadSize {
 		t.Errorf("a download of %d bytes came to a good end after %d", downloadSize, open.read+int(n))
-	} else {
-		t.Logf("download: %d more bytes, %v", n, err)
 	}
-	f.load.fails(t, time.Now())
-	f.starts(t, stack.Bridge)
-	f.load.recovers(t, time.Now())
-	f.load.outage(t, "bridge stopped and started", stopped)
+	t.Logf("download: %d more bytes, %v", n, err)
+	return stopped
 }
 
 // wantWholeOrNot wants an upload acknowledged and whole, or refused and without effect.
 func (f *faults) wantWholeOrNot(ctx context.Context, t *testing.T, u *upload, data, before string) {
 	t.Helper()
-	t.Logf("%s: %d %.60q, %v", u.object, u.answer.status, u.answer.body, u.err)
+	t.Logf("%s: %d, %v", u.object, u.answer.status, u.err)
 	acknowledged, replaced := u.err == nil && u.answer.status == http.StatusOK, strings.Contains(u.object, "replaced")
 	if u.err == nil && !acknowledged {
 		wantS3Error(t, u.answer, http.StatusServiceUnavailable, "ServiceUnavailable")

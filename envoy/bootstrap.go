@@ -34,7 +34,7 @@ const (
 // descriptors it would leave them waiting, and have none for providers.
 func connections(descriptors uint64) int64 {
 	free := max(descriptors, ownDescriptors+2) - ownDescriptors
-	return int64(min(maxConnections, free/2)) //nolint:gosec // at most maxConnections
+	return int64(min(maxConnections, free/2))
 }
 
 // adsCluster is the only static cluster.
