@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -271,14 +270,12 @@ func (f *faulty) try(t *testing.T, d *demand, fault func(began <-chan struct{}) 
 	return out
 }
 
-var errHolds = errors.New("the load stands still")
-
-// others waits until applications at other providers have had many answers.
-func (f *faulty) others(ctx context.Context, l *load) error {
-	before := l.made.Load()
-	return f.Wait(ctx, func() error {
-		if l.made.Load() < before+20 {
-			return errHolds
+// others waits until applications have had so many answers more.
+func (w *world) others(ctx context.Context, l *load, answers int64) error {
+	until := l.made.Load() + answers
+	return w.Wait(ctx, func() error {
+		if l.made.Load() < until {
+			return errNotYet
 		}
 		return nil
 	})

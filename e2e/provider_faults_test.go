@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"keybridge/e2e/provider"
 )
 
@@ -48,7 +51,7 @@ func (f *faulty) spoilAnswers(t *testing.T, l *load) {
 		do   spoil
 	}{
 		{"headers late", whole, func(s *spoilt) bool {
-			err := f.others(s.ctx, l)
+			err := f.others(s.ctx, l, 20)
 			s.send(s.head, s.body)
 			return err == nil
 		}},
@@ -61,7 +64,7 @@ func (f *faulty) spoilAnswers(t *testing.T, l *load) {
 		}},
 		{"body pauses", whole, func(s *spoilt) bool {
 			rest := s.half()
-			err := f.others(s.ctx, l)
+			err := f.others(s.ctx, l, 20)
 			s.send(rest)
 			return err == nil
 		}},
@@ -165,7 +168,7 @@ func (f *faulty) failRequests(t *testing.T, l *load) {
 			<-ctx.Done()
 		}, 503},
 		{"stalls within the upload, then resets", 100_000, func(ctx context.Context, c *net.TCPConn) {
-			_ = f.others(ctx, l)
+			_ = f.others(ctx, l, 20)
 			provider.Reset(c)
 		}, 503},
 		{"answers within the upload, and reads no more", 100_000, func(_ context.Context, c *net.TCPConn) { _, _ = io.WriteString(c, early) }, own},
@@ -193,6 +196,16 @@ func (f *faulty) wantFault(t *testing.T, d *demand, got tried, want int) {
 	t.Helper()
 	if got.asked != 1 {
 		t.Errorf("the provider was asked %d times", got.asked)
+	}
+	if d.body {
+		out, err := f.store.Direct().GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String(faultyBucket), Key: aws.String("object")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Body.Close()
+		if b, err := io.ReadAll(out.Body); err != nil || string(b) != f.object {
+			t.Errorf("%d of %d bytes are stored: %v", len(b), len(f.object), err)
+		}
 	}
 	switch {
 	case want == cut:
