@@ -114,18 +114,14 @@ func (c *clerk) goesOn(t *testing.T) {
 
 func (c *clerk) until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := c.f.Wait(ctx, func() error {
+	c.f.until(t, what, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if !holds() {
 			return fmt.Errorf("%d made, refused %v %w", c.made, c.refusals, errNotYet)
 		}
 		return nil
-	}); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
+	})
 }
 
 // end stops the clerk and holds store and audit log against what it knows. The codes are
