@@ -108,16 +108,7 @@ func TestFaultDescriptors(t *testing.T) {
 			t.Errorf("a new connection beyond the cap was served: %v", a)
 		}
 		leave()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if err := f.Wait(ctx, func() error {
-			if a, err := f.askS3(ctx, get); err != nil || a.status != http.StatusOK {
-				return fmt.Errorf("%v: %w", a, errorOr(err))
-			}
-			return nil
-		}); err != nil {
-			t.Error("a new connection: ", err)
-		}
+		f.answers(t, "a new connection", get, http.StatusOK)
 		f.load.goesOn(t, began)
 	})
 	t.Run("Envoy, to providers", func(t *testing.T) { f.noUpstreams(t) })

@@ -1,7 +1,7 @@
 package e2e_test
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -119,16 +119,12 @@ func (f *faults) kill(t *testing.T, name string) {
 func (f *faults) ends(t *testing.T, name string) {
 	t.Helper()
 	pid := f.pid(t, name)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := f.Wait(ctx, func() error {
+	f.until(t, name+" ends", func() error {
 		if syscall.Kill(pid, 0) == nil {
-			return fmt.Errorf("%s has not ended", name)
+			return errNotYet
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // starts starts a process that has ended, as whatever supervises it would: with the command
@@ -158,10 +154,8 @@ func (f *faults) starts(t *testing.T, name string, more ...string) {
 // says waits until the bridge is in a state, and what it says of that has all words.
 func (f *faults) says(t *testing.T, state string, words ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := f.Wait(ctx, func() error {
-		q, err := http.NewRequestWithContext(ctx, http.MethodGet, f.endpoints.Health+"/ready", http.NoBody)
+	f.until(t, "the bridge is "+state, func() error {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.endpoints.Health+"/ready", http.NoBody)
 		if err != nil {
 			return err
 		}
@@ -171,33 +165,37 @@ func (f *faults) says(t *testing.T, state string, words ...string) {
 		}
 		for _, word := range append(words, fmt.Sprintf(`"state":%q`, state)) {
 			if !strings.Contains(a.body, word) || (a.status == http.StatusOK) != (state == "ready") {
-				return fmt.Errorf("the bridge says %d %s", a.status, a.body)
+				return fmt.Errorf("it says %d %s", a.status, a.body)
 			}
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
-func errorOr(err error) error {
-	if err != nil {
-		return err
-	}
-	return errNotYet
+// answers waits until a request has a status.
+func (f *faults) answers(t *testing.T, what string, q s3Request, status int) {
+	t.Helper()
+	f.until(t, what, func() error {
+		if a, err := f.askS3(t.Context(), q); err != nil || a.status != status {
+			return fmt.Errorf("%v: %w", a, errors.Join(err, errNotYet))
+		}
+		return nil
+	})
 }
 
 // TestFaultKilled kills each process with SIGKILL and starts it again, as often as it says.
 func TestFaultKilled(t *testing.T) {
 	f := startFaults(t)
-	t.Run("bridge", func(t *testing.T) {
-		began := time.Now()
-		f.kill(t, stack.Bridge)
-		f.load.fails(t, time.Now())
-		f.starts(t, stack.Bridge)
-		f.load.recovers(t, time.Now())
-		f.load.outage(t, "bridge killed", began)
-	})
+	for _, name := range []string{stack.Bridge, stack.Envoy} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			f.kill(t, name)
+			f.load.fails(t, time.Now())
+			f.starts(t, name)
+			f.load.recovers(t, time.Now())
+			f.load.outage(t, name+" killed", began)
+		})
+	}
 	t.Run("control plane", func(t *testing.T) {
 		began, clerk := time.Now(), f.startClerk(t)
 		for range 5 {
@@ -208,14 +206,6 @@ func TestFaultKilled(t *testing.T) {
 		clerk.end(t, "", "UNAVAILABLE")
 		f.takesChanges(t)
 		f.load.goesOn(t, began)
-	})
-	t.Run("Envoy", func(t *testing.T) {
-		began := time.Now()
-		f.kill(t, stack.Envoy)
-		f.load.fails(t, time.Now())
-		f.starts(t, stack.Envoy)
-		f.load.recovers(t, time.Now())
-		f.load.outage(t, "Envoy killed", began)
 	})
 	t.Run("Envoy without a control plane", func(t *testing.T) {
 		f.kill(t, stack.Control)
@@ -252,31 +242,15 @@ func TestFaultKilled(t *testing.T) {
 // takesChanges waits until a key that is made now works, and one that is deleted does not.
 func (f *faults) takesChanges(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
 	var key stack.Key
-	until := func(what string, holds func() error) {
-		t.Helper()
-		if err := f.Wait(ctx, holds); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
-	until("a new key", func() (err error) {
-		key, err = f.tenant.StorageKey(ctx, f.repository, "made after a fault", "READ")
+	f.until(t, "a new key", func() (err error) {
+		key, err = f.tenant.StorageKey(t.Context(), f.repository, "made after a fault", "READ")
 		return err
 	})
 	get := s3Request{method: http.MethodGet, path: "/" + bucket + "/" + present, key: key}
-	status := func(want int) func() error {
-		return func() error {
-			if a, err := f.askS3(ctx, get); err != nil || a.status != want {
-				return fmt.Errorf("%v: %w", a, errorOr(err))
-			}
-			return nil
-		}
-	}
-	until("a new key in use", status(http.StatusOK))
-	if err := f.tenant.DeleteStorageKey(ctx, f.repository, key.ID); err != nil {
+	f.answers(t, "a new key in use", get, http.StatusOK)
+	if err := f.tenant.DeleteStorageKey(t.Context(), f.repository, key.ID); err != nil {
 		t.Fatal(err)
 	}
-	until("a deleted key", status(http.StatusForbidden))
+	f.answers(t, "a deleted key", get, http.StatusForbidden)
 }

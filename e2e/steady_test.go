@@ -283,49 +283,58 @@ func streamedText(body string) (text string, whole bool) {
 	return text, false
 }
 
+// until waits for what must come about soon.
+func (w *world) until(t *testing.T, what string, holds func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := w.Wait(ctx, holds); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// each waits until something holds for what every application has tried so far.
+func (s *steady) each(t *testing.T, what string, holds func(tries []attempt) error) {
+	t.Helper()
+	s.w.until(t, what, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for who, tries := range s.tries {
+			if err := holds(tries); err != nil {
+				return fmt.Errorf("%s: %w", who, err)
+			}
+		}
+		return nil
+	})
+}
+
 // recovers waits until every application is served, by requests that it began after since,
 // several times in a row.
 func (s *steady) recovers(t *testing.T, since time.Time) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := s.w.Wait(ctx, func() error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for who, tries := range s.tries {
-			last := tries[max(0, len(tries)-recovered):]
-			for _, one := range last {
-				if one.outcome != served {
-					return fmt.Errorf("not served: %s", one.detail)
-				}
-			}
-			if len(last) < recovered || last[0].began.Before(since) {
-				return fmt.Errorf("%s: %w", who, errNotYet)
+	s.each(t, "recovery", func(tries []attempt) error {
+		last := tries[max(0, len(tries)-recovered):]
+		for _, one := range last {
+			if one.outcome != served {
+				return errors.New(one.detail)
 			}
 		}
+		if len(last) < recovered || last[0].began.Before(since) {
+			return errNotYet
+		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // fails waits until every application has met the fault in a request that it began after since.
 func (s *steady) fails(t *testing.T, since time.Time) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := s.w.Wait(ctx, func() error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for who, tries := range s.tries {
-			if n := len(tries); n == 0 || tries[n-1].outcome == served || tries[n-1].began.Before(since) {
-				return fmt.Errorf("%s is served", who)
-			}
+	s.each(t, "fault", func(tries []attempt) error {
+		if n := len(tries); n == 0 || tries[n-1].outcome == served || tries[n-1].began.Before(since) {
+			return errNotYet
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // goesOn wants every request since then served, and several more.
