@@ -35,6 +35,7 @@ type Config struct {
 	// are chosen by Start and filled in.
 	S3, AI, Admin string
 	S3Domains     []string // whose subdomains are buckets
+	DNS           string   // server for names of providers; empty for the host's
 	TLS           string   // CERT.pem,KEY.pem of the S3 and AI listeners; empty for plain HTTP
 	Without       []string // keepers that are not started
 	LogLevel      string   // of all processes; empty for the default
@@ -74,6 +75,9 @@ func Start(config Config) (*Stack, error) {
 	args := []string{"dev", "--state", config.Dir, "--s3", config.S3, "--ai", config.AI, "--admin", config.Admin}
 	for _, domain := range config.S3Domains {
 		args = append(args, "--s3-domain", domain)
+	}
+	if config.DNS != "" {
+		args = append(args, "--dns", config.DNS)
 	}
 	if config.TLS != "" {
 		args = append(args, "--tls", config.TLS)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -53,6 +54,8 @@ type Config struct {
 	Endpoints seal.EndpointPolicy
 	// SystemRoots is the path of the CA bundle that Envoy verifies providers with.
 	SystemRoots string
+	// DNS are the servers that names of providers are asked of, by Envoy and by probes. Empty: the host's.
+	DNS []netip.AddrPort
 	// LookEvery is the pause between looks at the keepers. Default: 30 s.
 	LookEvery time.Duration
 	// MaxStale is how long to serve the last-good state without the control plane.
