@@ -101,10 +101,52 @@ func TestFaultDiskFull(t *testing.T) {
 	})
 }
 
-// TestFaultDiskSlow: the control plane stalls again and again in the midst of changes, as it
-// does when its disk, or the host, does not answer. Nothing that tests may use slows a disk
-// down for one process; stopping the process is harder on its callers, since reads wait too.
+// TestFaultDiskSlow: what the control plane writes takes seconds to reach the disk. Changes
+// wait, reading does not, nor does traffic.
 func TestFaultDiskSlow(t *testing.T) {
+	f := startFaults(t)
+	began := time.Now()
+	disk, undo, may := slowDown(t, f.pid(t, stack.Control), time.Second)
+	if !may {
+		return
+	}
+	changed := make(chan error, 1)
+	go func() {
+		_, err := f.tenant.StorageKey(t.Context(), f.repository, "slow", "READ")
+		changed <- err
+	}()
+	f.until(t, "a write that waits", func() error {
+		if disk.held.Load() == 0 {
+			return errNotYet
+		}
+		return nil
+	})
+	if _, err := f.tenant.StorageKeys(t.Context(), f.repository); err != nil {
+		t.Errorf("reading: %v", err)
+	}
+	select {
+	case err := <-changed:
+		t.Errorf("reading waited for the change, which ended with %v", err)
+	default:
+	}
+	f.load.goesOn(t, began)
+	if err := <-changed; err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d writes took a second each", disk.held.Load())
+	undo()
+	clerk := f.startClerk(t)
+	_, undo, _ = slowDown(t, f.pid(t, stack.Control), 100*time.Millisecond)
+	clerk.goesOn(t)
+	undo()
+	clerk.goesOn(t)
+	clerk.end(t)
+	f.takesChanges(t)
+	f.load.goesOn(t, began)
+}
+
+// TestFaultControlStalls stops the control plane again and again in the midst of changes.
+func TestFaultControlStalls(t *testing.T) {
 	f := startFaults(t)
 	clerk := f.startClerk(t)
 	began := time.Now()
