@@ -40,6 +40,7 @@ func TestProviderFaults(t *testing.T) {
 	l := f.startLoad(t)
 	f.spoilAnswers(t, l)
 	f.failRequests(t, l)
+	f.failHTTP2(t, l)
 	l.end(t, "providers failed")
 	f.scan(t)
 }
