@@ -22,6 +22,8 @@ const (
 	whole = 0  // the answer as it was meant
 	cut   = -1 // an answer that does not look whole, or none and no connection
 	own   = -2 // the provider's own error
+
+	notTried = -3
 	// Any other is the status of an error in the protocol's own words.
 )
 
@@ -136,18 +138,35 @@ func (f *faulty) spoilAnswers(t *testing.T, l *load) {
 		{"no last chunk", cut, garbled("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")},
 		{"chunk size that is negative", cut, garbled("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n")},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			for _, d := range f.demands {
-				t.Run(d.name, func(t *testing.T) {
-					if c.want == cut && d.body {
-						return // no body in the answer
-					}
-					got := f.try(t, d, func(began <-chan struct{}) *provider.Fault { return f.fault(c.do, began) })
-					f.wantFault(t, d, got, c.want)
-				})
+		f.spoil(t, c.name, c.do, func(d *demand) int {
+			if c.want == cut && d.body { // there is no body in the answer
+				return notTried
 			}
+			return c.want
 		})
 	}
+	// Answers that may refuse the connector's credential are held until all of them is there.
+	f.spoil(t, "closed within a refusal", garbled("HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\n<Error><Code>AccessDenied</Code>"), func(d *demand) int {
+		if d.at == f.store.Recorder {
+			return http.StatusBadGateway
+		}
+		return cut
+	})
+}
+
+// spoil has each demand's answer spoilt.
+func (f *faulty) spoil(t *testing.T, name string, do spoil, want func(*demand) int) {
+	t.Run(name, func(t *testing.T) {
+		for _, d := range f.demands {
+			want := want(d)
+			if want == notTried {
+				continue
+			}
+			t.Run(d.name, func(t *testing.T) {
+				f.wantFault(t, d, f.try(t, d, func(began <-chan struct{}) *provider.Fault { return f.fault(do, began) }), want)
+			})
+		}
+	})
 }
 
 // failRequests fails requests as they arrive: on a connection that was kept alive, whose
