@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
 	"keybridge/store/api/client"
@@ -202,6 +204,18 @@ type spoilt struct {
 func (s *spoilt) send(pieces ...[]byte) {
 	for _, p := range pieces {
 		_, _ = s.to.Write(p)
+	}
+}
+
+// cork has what is sent leave in full segments, and what remains when the connection is
+// closed for writing or uncorked (tcp(7), TCP_CORK).
+func (s *spoilt) cork() { s.setCork(1) }
+
+func (s *spoilt) uncork() { s.setCork(0) }
+
+func (s *spoilt) setCork(on int) {
+	if raw, err := s.to.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, on) })
 	}
 }
 

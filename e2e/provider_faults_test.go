@@ -93,13 +93,16 @@ func (f *faulty) spoilAnswers(t *testing.T, l *load) {
 			return true
 		}},
 		{"half-closed after the answer", whole, func(s *spoilt) bool {
+			s.cork() // the end comes with the last bytes: nobody can have taken the connection for a good one
 			s.send(s.head, s.body)
 			_ = s.to.CloseWrite()
 			return true
 		}},
 
 		{"one more answer than was asked for", whole, func(s *spoilt) bool {
-			s.send(s.head, s.body, []byte("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nunasked-for"))
+			s.cork()
+			s.send(s.head, s.body, []byte("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nunasked-for"))
+			s.uncork()
 			return true
 		}},
 
