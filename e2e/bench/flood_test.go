@@ -28,13 +28,14 @@ import (
 
 const (
 	floodRounds = 3
-	floodTime   = 3 * time.Second
+	costTime    = 2 * time.Second // of one measurement of CPU time
+	delayTime   = 5 * time.Second // of one measurement of latency
 	// A refusal costs less than a request that goes on, and delays the others little.
 	costBar, delayBar                 = 1.0, 1.5
 	floodConnections, goodConnections = 32, 8
 	// share is the part of what this machine answers at most at which each of both asks: a
 	// machine that has no time left delays everybody.
-	share = 0.2
+	share = 0.1
 )
 
 // flooded is a stack with a real provider of each kind, and what is asked of it.
@@ -141,13 +142,13 @@ func (f *flooded) measure(b *testing.B, good, flood asked) {
 	b.Helper()
 	var costs, refusals, calm, stormy, ratios []float64
 	for range floodRounds {
-		most, refused := f.ask(b, "good", good, 16, 0, floodTime), f.ask(b, "flood", flood, 16, 0, floodTime)
+		most, refused := f.ask(b, "good", good, 16, 0, costTime), f.ask(b, "flood", flood, 16, 0, costTime)
 		costs, refusals = append(costs, most.cost()), append(refusals, refused.cost())
 		every, floodEvery := most.paced(goodConnections), refused.paced(floodConnections)
-		alone := f.ask(b, "good", good, goodConnections, every, floodTime)
+		alone := f.ask(b, "good", good, goodConnections, every, delayTime)
 		done := make(chan answered)
-		go func() { done <- f.ask(b, "flood", flood, floodConnections, floodEvery, floodTime+time.Second) }()
-		under := f.ask(b, "good", good, goodConnections, every, floodTime)
+		go func() { done <- f.ask(b, "flood", flood, floodConnections, floodEvery, delayTime+time.Second) }()
+		under := f.ask(b, "good", good, goodConnections, every, delayTime)
 		rate := (<-done).rate()
 		b.Logf("good requests: %.0f/s, p99 %d µs alone; %.0f/s, p99 %d µs beside %.0f refusals/s", alone.rate(), alone.P99, under.rate(), under.P99, rate)
 		calm, stormy = append(calm, float64(alone.P99)), append(stormy, float64(under.P99))
