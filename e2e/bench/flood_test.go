@@ -171,7 +171,7 @@ func startFlooded(b *testing.B) (f *flooded, good, floods map[string]asked) {
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
 	wrk, err := exec.LookPath("wrk")
-	if err != nil { // or where `make bench-tools` unpacks it
+	if err != nil { // or where make unpacks it
 		root, err := provider.ModuleRoot()
 		must(b, err)
 		wrk = filepath.Join(root, ".tools", "debian", "usr", "bin", "wrk")
