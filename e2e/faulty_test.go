@@ -31,8 +31,7 @@ type faulty struct {
 
 	key               stack.Key // of a repository with bucket at store
 	gptKey, claudeKey string    // of one with one connector each
-	ids               map[string]string
-	object            string // what is stored there
+	object            string    // what is stored there
 	demands           []*demand
 
 	mu      sync.Mutex
@@ -54,7 +53,7 @@ const faultyBucket = "faulty"
 
 func startFaulty(t *testing.T) *faulty {
 	t.Helper()
-	f := &faulty{world: start(t, config{}), ids: map[string]string{}, object: text(256 << 10)}
+	f := &faulty{world: start(t, config{}), object: text(256 << 10)}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	must := func(err error) {
@@ -80,7 +79,8 @@ func startFaulty(t *testing.T) *faulty {
 		f.beforeEnvoy.Add("secret of the faulty "+name+" provider", secret)
 	}
 	must(f.store.MakeBucket(ctx, faultyBucket))
-	f.ids["S3"], err = f.tenant.Bucket(ctx, stack.Bucket{
+	ids := map[string]string{}
+	ids["S3"], err = f.tenant.Bucket(ctx, stack.Bucket{
 		Name: faultyBucket, Bucket: faultyBucket, Endpoint: f.store.URL(), Region: provider.Region, Key: f.store.Access, Secret: f.store.Secret,
 	})
 	must(err)
@@ -89,10 +89,10 @@ func startFaulty(t *testing.T) *faulty {
 		"Anthropic": {AIType: "ANTHROPIC", Endpoint: f.claude.Endpoint(), Secret: client.Secret(f.claude.Key)},
 	} {
 		spec.WorkspaceID, spec.Name = f.tenant.Workspace, "faulty "+name
-		f.ids[name], err = f.tenant.CreateLLM(ctx, spec)
+		ids[name], err = f.tenant.CreateLLM(ctx, spec)
 		must(err)
 	}
-	repo, err := f.tenant.Repository(ctx, "faulty", []string{f.ids["S3"]}, []string{f.ids["OpenAI"], f.ids["Anthropic"]})
+	repo, err := f.tenant.Repository(ctx, "faulty", []string{ids["S3"]}, []string{ids["OpenAI"], ids["Anthropic"]})
 	must(err)
 	f.key, err = f.tenant.StorageKey(ctx, repo, "faulty", "ADMIN")
 	must(err)
@@ -272,6 +272,9 @@ func (f *faulty) try(t *testing.T, d *demand, fault func(began <-chan struct{}) 
 	a, err := d.make(ctx, sync.OnceFunc(func() { close(began) }))
 	d.at.Fail(nil)
 	out := tried{a, err, len(d.at.Requests())}
+	for _, l := range d.at.Leaks() {
+		t.Errorf("%s at the provider", l)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.refused {
