@@ -53,6 +53,10 @@ e2e: build envoy tools $(TOOLS)/py/.done $(TOOLS)/schemathesis/.done ## end to e
 conformance: build envoy tools $(TOOLS)/py/.done $(TOOLS)/conformance/.done $(TOOLS)/bin/mc $(TOOLS)/bin/minio ## seven S3 clients and three servers, and versitygw's suite in all its forms
 	go test -count=1 -timeout 60m ./e2e/conformance
 
+.PHONY: soak
+soak: build envoy tools ## 20 minutes of mixed load with a change every second: no request fails, no process grows
+	go test -count=1 -v -run '^TestSoak$$' -timeout 40m ./e2e -soak $${SOAK:-20m}
+
 bench: bench-requests bench-scale ## all benchmarks but bench-peers
 
 .PHONY: bench-requests bench-scale bench-peers

@@ -79,7 +79,7 @@ func trusting(t *testing.T, pool *x509.CertPool, http2 bool) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!http2)
 	protocols.SetHTTP2(http2)
-	transport := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	transport := &http.Transport{Protocols: protocols, ExpectContinueTimeout: time.Hour, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)
 	want := "HTTP/1.1"
 	if http2 {
@@ -147,6 +147,9 @@ func TestTLSListeners(t *testing.T) {
 	}
 	fatal(w.Wait(ctx, func() error { return use(pool, false) }))
 	fatal(use(pool, true))
+	for _, http2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("expect, HTTP/2 %v", http2), func(t *testing.T) { w.expects(t, trusting(t, pool, http2)) })
+	}
 
 	fatal(w.putDirect(ctx, bucket, "large", strings.Repeat("0123456789abcdef", downloadSize/16)))
 	get, err := w.s3At(trusting(t, pool, true), w.read).GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(bucket), Key: aws.String("large")})

@@ -22,13 +22,14 @@ import (
 )
 
 // unhurried is an HTTP client of an application that keeps its connections, over
-// HTTP/1.1 or over HTTP/2 with prior knowledge.
+// HTTP/1.1 or over HTTP/2 with prior knowledge. It sends no body before it is invited,
+// where it asks for that.
 func unhurried(t *testing.T, http2 bool) *http.Client {
 	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!http2)
 	protocols.SetUnencryptedHTTP2(http2)
-	transport := &http.Transport{Protocols: protocols, DisableCompression: true}
+	transport := &http.Transport{Protocols: protocols, DisableCompression: true, ExpectContinueTimeout: time.Hour}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }

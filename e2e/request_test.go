@@ -37,21 +37,33 @@ var once = &http.Client{
 	Timeout:       20 * time.Second,
 }
 
-func ask(q *http.Request) (answer, error) {
-	res, err := once.Do(q)
+func ask(q *http.Request) (answer, error) { return askAs(once, q, func() {}) }
+
+// askAs is ask by another client; began is called once the answer has begun.
+func askAs(c *http.Client, q *http.Request, began func()) (answer, error) {
+	res, err := c.Do(q)
 	if err != nil {
 		return answer{}, err
 	}
 	defer res.Body.Close()
+	began()
 	b, err := io.ReadAll(res.Body)
 	return answer{res.StatusCode, res.Header, string(b)}, err
 }
 
 // askAI makes one request with a bearer key, if not empty.
 func (w *world) askAI(ctx context.Context, method, path, body, key string, header ...string) (answer, error) {
-	q, err := http.NewRequestWithContext(ctx, method, w.frontAI.URL()+path, strings.NewReader(body))
+	q, err := w.aiRequest(ctx, method, path, body, key, header...)
 	if err != nil {
 		return answer{}, err
+	}
+	return ask(q)
+}
+
+func (w *world) aiRequest(ctx context.Context, method, path, body, key string, header ...string) (*http.Request, error) {
+	q, err := http.NewRequestWithContext(ctx, method, w.frontAI.URL()+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	if body != "" {
 		q.Header.Set("Content-Type", "application/json")
@@ -62,7 +74,7 @@ func (w *world) askAI(ctx context.Context, method, path, body, key string, heade
 	for i := 0; i < len(header); i += 2 {
 		q.Header.Add(header[i], header[i+1])
 	}
-	return ask(q)
+	return q, nil
 }
 
 // s3Request is one request, signed in the Authorization header unless it says otherwise.
@@ -91,6 +103,11 @@ func (w *world) askS3(ctx context.Context, q s3Request) (answer, error) {
 }
 
 func (w *world) signS3(ctx context.Context, q s3Request) (*http.Request, error) {
+	return w.signS3At(ctx, w.frontS3.URL(), q)
+}
+
+// signS3At signs for another address than the front's.
+func (w *world) signS3At(ctx context.Context, front string, q s3Request) (*http.Request, error) {
 	if q.at.IsZero() {
 		q.at = time.Now()
 	}
@@ -99,7 +116,7 @@ func (w *world) signS3(ctx context.Context, q s3Request) (*http.Request, error) 
 		signer := signer
 		q.body = q.chunks(&signer)
 	}
-	r, err := signedRequest(ctx, w.frontS3.URL(), q)
+	r, err := signedRequest(ctx, front, q)
 	if err != nil || q.chunks == nil {
 		return r, err
 	}

@@ -27,6 +27,7 @@ const (
 // config says what is special about a world.
 type config struct {
 	logLevel string
+	dns      string // server for names of providers; empty for the host's
 }
 
 // world is a stack between recorded clients and recorded providers, with a
@@ -87,7 +88,7 @@ func newWorld(ctx context.Context, c config) (_ *world, err error) {
 		env = append(env, name+"="+path)
 	}
 	if w.Stack, err = stack.Start(stack.Config{
-		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, Output: w.output, S3Domains: []string{"localhost"},
+		Binary: binary, Dir: filepath.Join(w.dir, "state"), LogLevel: c.logLevel, DNS: c.dns, Output: w.output, S3Domains: []string{"localhost"},
 		Env: append(os.Environ(), env...),
 	}); err != nil {
 		return nil, err

@@ -14,21 +14,35 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // maxSocketPath is what fits sun_path with its NUL (unix(7)).
 const maxSocketPath = 107
 
-// maxConnections is the cap on client connections of one Envoy, below which a
-// flood ends in refused connections and not in exhausted memory.
-const maxConnections = 50_000
+const (
+	// maxConnections is the cap on client connections of one Envoy, below which a
+	// flood ends in refused connections and not in exhausted memory.
+	maxConnections = 50_000
+	// ownDescriptors are those that Envoy keeps for itself: listeners, files, its bridge. It has
+	// 45 with two workers.
+	ownDescriptors = 256
+)
+
+// connections is the cap for a process that may have so many descriptors: each connection of
+// a client may need one to a provider. At the cap Envoy closes new connections; without
+// descriptors it would leave them waiting, and have none for providers.
+func connections(descriptors uint64) int64 {
+	free := max(descriptors, ownDescriptors+2) - ownDescriptors
+	return int64(min(maxConnections, free/2))
+}
 
 // adsCluster is the only static cluster.
 const adsCluster = "keybridge_ads"
 
 // Bootstrap is the configuration that Envoy starts with (JSON): who it is, the
-// bridge's ADS socket, and its admin socket.
-func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
+// bridge's ADS socket, its admin socket, and how many descriptors it may have.
+func Bootstrap(nodeID, adsSocket, adminSocket string, descriptors uint64) ([]byte, error) {
 	if nodeID == "" {
 		return nil, fmt.Errorf("envoy: no node id")
 	}
@@ -55,7 +69,13 @@ func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
 	}
-	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
+	connections, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: connections(descriptors)})
+	if err != nil {
+		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
+	}
+	// By default Envoy skips what follows a chunk beyond its size: two parsers could read
+	// that differently, and a body that lacks it looks whole (measured with Envoy 1.40).
+	runtime, err := structpb.NewStruct(map[string]any{"envoy.reloadable_features.strict_chunk_parsing": true})
 	if err != nil {
 		return nil, fmt.Errorf("envoy: bootstrap: %w", err)
 	}
@@ -105,6 +125,10 @@ func Bootstrap(nodeID, adsSocket, adminSocket string) ([]byte, error) {
 				},
 			}},
 		},
+		LayeredRuntime: &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+			Name:           "keybridge",
+			LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: runtime},
+		}}},
 		OverloadManager: &overloadv3.OverloadManager{
 			ResourceMonitors: []*overloadv3.ResourceMonitor{{
 				Name:       "envoy.resource_monitors.global_downstream_max_connections",

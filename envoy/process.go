@@ -66,7 +66,11 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 		return nil, fmt.Errorf("envoy: %w", err)
 	}
 	admin := filepath.Join(dir, "admin.sock")
-	config, err := Bootstrap(cfg.NodeID, ads, admin)
+	descriptors, err := raiseDescriptors()
+	if err != nil {
+		return nil, fmt.Errorf("envoy: %w", err)
+	}
+	config, err := Bootstrap(cfg.NodeID, ads, admin, descriptors)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +135,21 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 		return nil, fmt.Errorf("envoy: %w", err)
 	}
 	return p, nil
+}
+
+// raiseDescriptors lets this process, and so its Envoy, have as many descriptors as it may,
+// and says how many. Go does so for itself alone: what it starts gets the soft limit that
+// there was, of which 1024 is common and soon used up.
+func raiseDescriptors() (uint64, error) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	return limit.Cur, nil
 }
 
 // PID is the process id.

@@ -1,6 +1,7 @@
 package extproc
 
 import (
+	"strconv"
 	"sync"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -77,6 +78,9 @@ func (x *exchange) forward(d *Decision, once bool) *extprocv3.ProcessingResponse
 	}
 	for i := range d.Set {
 		x.set(d.Set[i].Name, d.Set[i].Value)
+	}
+	if d.Body != nil {
+		x.set("content-length", strconv.Itoa(len(d.Body)))
 	}
 	x.mutation.SetHeaders = x.lines[:x.used]
 	x.mutation.RemoveHeaders = d.Remove

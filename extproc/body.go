@@ -1,6 +1,7 @@
 package extproc
 
 import (
+	"bytes"
 	"sync"
 	"time"
 
@@ -162,6 +163,10 @@ func (b *body) release() {
 func (c *call) sendHeld(d *Decision, b *body) error {
 	if err := c.stream.Send(c.x.forward(d, true)); err != nil {
 		return err
+	}
+	if d.Body != nil { // the whole body was seen
+		// A copy, as gRPC may not have written it yet when the decision is wiped.
+		return c.pass(mem.BufferSlice{mem.SliceBuffer(bytes.Clone(d.Body))}, 0, true)
 	}
 	if err := c.pass(mem.BufferSlice{mem.SliceBuffer(b.held)}, 0, b.complete); err != nil || b.complete {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -183,6 +184,48 @@ func TestBody(t *testing.T) {
 	}
 }
 
+// replaces forwards another body of n bytes, once all of the client's has come, or early.
+func replaces(n int, early bool) reader {
+	p := onWord("")
+	p.body = func(r *extproc.Request, _ []byte, complete bool) (*extproc.Decision, *extproc.Error) {
+		if !complete && !early {
+			return nil, extproc.NeedBody
+		}
+		d, e := echo(r)
+		d.Body = bytes.Repeat([]byte("n"), n)
+		return d, e
+	}
+	return p
+}
+
+// TestBodyReplaced: the provider gets the protocol's body in place of the client's, and
+// its length.
+func TestBodyReplaced(t *testing.T) {
+	for _, n := range []int{0, 5, 150 << 10} {
+		dial, _ := serve(t, map[string]extproc.Protocol{"p": replaces(n, false)}, extproc.Options{})
+		s := asked(t, dial("p"))
+		send(t, s, piece("the client's", false), piece(" body", true))
+		var length string
+		for _, h := range receive(t, s).GetRequestHeaders().GetResponse().GetHeaderMutation().GetSetHeaders() {
+			if h.GetHeader().GetKey() == "content-length" {
+				length = string(h.GetHeader().GetRawValue()) + h.GetHeader().GetValue()
+			}
+		}
+		if length != strconv.Itoa(n) {
+			t.Errorf("content-length %q, want %d", length, n)
+		}
+		var got strings.Builder
+		for last := false; !last; {
+			p := receive(t, s).GetRequestBody().GetResponse().GetBodyMutation().GetStreamedResponse()
+			got.Write(p.GetBody())
+			last = p.GetEndOfStream()
+		}
+		if got.String() != strings.Repeat("n", n) {
+			t.Errorf("%d bytes of another body", got.Len())
+		}
+	}
+}
+
 // TestBodyRefused: each in the protocol's words, and only once.
 func TestBodyRefused(t *testing.T) {
 	broken := onWord("yes!")
@@ -208,6 +251,7 @@ func TestBodyRefused(t *testing.T) {
 		{"panic", broken, extproc.Options{}, []*extprocv3.ProcessingRequest{piece("no", false)}, 503, "not now"},
 		{"asks for more than there is", asksOn, extproc.Options{}, []*extprocv3.ProcessingRequest{piece("no", true)}, 503, "not now"},
 		{"half a decision", half, extproc.Options{}, []*extprocv3.ProcessingRequest{piece("no", false)}, 503, "not now"},
+		{"another body before all of it came", replaces(3, true), extproc.Options{}, []*extprocv3.ProcessingRequest{piece("no", false)}, 503, "not now"},
 		{"full", onWord("yes!"), extproc.Options{MaxBody: 3}, []*extprocv3.ProcessingRequest{piece("abc", false)}, 413, "too_large"},
 		{"fuller", onWord("yes!"), extproc.Options{MaxBody: 3}, []*extprocv3.ProcessingRequest{piece("ab", false), piece("yes!", true)}, 413, "too_large"},
 		{"full without words", noWords, extproc.Options{MaxBody: 3}, []*extprocv3.ProcessingRequest{piece("abc", false)}, 503, ""},

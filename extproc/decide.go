@@ -20,7 +20,7 @@ func (s *Server) decide(p Protocol, r *Request) (d *Decision, e *Error) {
 	}()
 	d, e = p.Decide(s.opts.Now(), r)
 	_, ok := p.(BodyDecider)
-	return s.check(p, d, e, ok && !r.EndOfStream, !r.EndOfStream)
+	return s.check(p, d, e, ok && !r.EndOfStream, !r.EndOfStream, false)
 }
 
 // decideBody asks it about the headers and what has arrived of the body.
@@ -31,17 +31,17 @@ func (s *Server) decideBody(p BodyDecider, r *Request, body []byte, complete boo
 		}
 	}()
 	d, e = p.DecideBody(s.opts.Now(), r, body, complete)
-	return s.check(p, d, e, !complete, false)
+	return s.check(p, d, e, !complete, false, complete)
 }
 
-func (s *Server) check(p Protocol, d *Decision, e *Error, mayNeedBody, mayRewrite bool) (*Decision, *Error) {
+func (s *Server) check(p Protocol, d *Decision, e *Error, mayNeedBody, mayRewrite, mayReplace bool) (*Decision, *Error) {
 	switch {
 	case e == NeedBody && !mayNeedBody:
 		s.opts.Logger.Error("asks for a body where there is none to ask for", "protocol", p.Name())
 		return nil, unavailable(p)
 	case e != nil:
 		return nil, e
-	case d == nil || d.Cluster == "" || d.Authority == "", d.Rewriter != nil && !mayRewrite:
+	case d == nil || d.Cluster == "" || d.Authority == "", d.Rewriter != nil && !mayRewrite, d.Body != nil && !mayReplace:
 		s.opts.Logger.Error("incomplete decision", "protocol", p.Name())
 		return nil, unavailable(p)
 	}

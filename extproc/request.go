@@ -119,6 +119,9 @@ type Decision struct {
 	// Rewriter sees the body on its way to the provider. Only a Protocol's Decide may
 	// set it, for a request that has a body. It is closed, whatever becomes of the request.
 	Rewriter BodyRewriter
+	// Body, if not nil, goes to the provider in place of the client's. Only DecideBody may
+	// set it, once it has seen the whole body. It may hold a secret and is wiped.
+	Body []byte
 
 	memory []byte
 	full   [][]byte
@@ -158,6 +161,7 @@ func (d *Decision) reset() {
 	if d.Rewriter != nil { // of a decision that was not used
 		d.Rewriter.Close()
 	}
+	clear(d.Body)
 	clear(d.memory)
 	for _, m := range d.full {
 		clear(m)

@@ -193,6 +193,9 @@ var (
 	ErrNotFound = errors.New("store: no such record")
 	ErrConflict = errors.New("store: version conflict") // compare-and-swap lost
 	ErrClosed   = errors.New("store: closed")
+	// ErrUnwritable says that what holds the store took nothing of the batch: its disk is
+	// full or broken. Reading goes on, and so does writing once that is mended.
+	ErrUnwritable = errors.New("store: cannot be written")
 	// ErrFuture ends a Watch from a revision that the store has not reached, as
 	// after a restore from a backup: start again from 0.
 	ErrFuture = errors.New("store: revision lies ahead of the store")

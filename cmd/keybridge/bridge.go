@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"keybridge/extproc/llm"
 	"keybridge/extproc/s3"
 	"keybridge/keyshare/identity"
+	"keybridge/keyshare/lockedmem"
 	"keybridge/keyshare/seal"
 	"keybridge/xds/translate"
 )
@@ -49,6 +51,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 	health := f.String("health", "", "address for /live, /ready and /metrics, e.g. 127.0.0.1:7080; empty: none")
 	allow := f.StringArray("allow-endpoint", nil, "endpoint beyond public https: CIDR, host or host:port, http:// before it for plain HTTP; repeat")
 	roots := f.String("system-roots", "", "CA bundle that providers are verified against; default: the system's")
+	dns := f.StringArray("dns", nil, "DNS server for names of providers, IP or IP:PORT; default: the host's; repeat")
 	maxStale := f.Duration("max-stale", 24*time.Hour, "how long to serve without the control plane")
 	unlocked := f.Bool("allow-unlocked", false, "run even where memory cannot be locked")
 	envoyUID := f.Int("envoy-uid", os.Getuid(), "user id that Envoy runs as")
@@ -63,6 +66,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		if err := harden(*unlocked); err != nil {
 			return err
 		}
+		defer lockedmem.Purge()
 		addresses, err := pairs("keeper", *keepers)
 		if err != nil {
 			return err
@@ -70,6 +74,10 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		endpoints, err := seal.ParseEndpointPolicy(*allow)
 		if err != nil {
 			return fmt.Errorf("--allow-endpoint: %w", err)
+		}
+		servers, err := dnsServers(*dns)
+		if err != nil {
+			return err
 		}
 		if *roots == "" {
 			if *roots = envoy.SystemRoots(); *roots == "" {
@@ -102,7 +110,7 @@ over unix sockets in --dir. --health answers /live while the process runs and
 				translate.AuthorityS3: s3.New(live, s3.Options{Domains: *domains}),
 				translate.AuthorityAI: llm.New(live),
 			},
-			Dir: *dir, EnvoyUID: *envoyUID, Endpoints: endpoints, SystemRoots: *roots,
+			Dir: *dir, EnvoyUID: *envoyUID, Endpoints: endpoints, SystemRoots: *roots, DNS: servers,
 			MaxStale: *maxStale, Certificates: tls, Logger: slog.Default(),
 			Probers: map[grant.Provider]bridge.Prober{
 				grant.ProviderS3: s3.Probe, grant.ProviderOpenAI: llm.Probe, grant.ProviderOther: llm.Probe, grant.ProviderAnthropic: llm.Probe,
@@ -122,6 +130,25 @@ over unix sockets in --dir. --health answers /live while the process runs and
 		return b.Run(cmd.Context())
 	}
 	return cmd
+}
+
+// dnsServers parses the values of --dns.
+func dnsServers(values []string) (servers []netip.AddrPort, err error) {
+	for _, v := range values {
+		server, err := netip.ParseAddrPort(v)
+		if err != nil {
+			addr, err := netip.ParseAddr(v)
+			if err != nil {
+				return nil, fmt.Errorf("--dns %s: want an IP address, with or without a port, e.g. 10.0.0.2 or [fd00::2]:5353", v)
+			}
+			server = netip.AddrPortFrom(addr, 53)
+		}
+		if server.Port() == 0 || server.Addr().Zone() != "" || server.Addr().IsUnspecified() {
+			return nil, fmt.Errorf("--dns %s: nobody can be asked there", v)
+		}
+		servers = append(servers, server)
+	}
+	return servers, nil
 }
 
 // loadIdentity reads a process's own key and the manifest that it starts from: the

@@ -47,6 +47,7 @@ logs/. All keys lie on one disk: for trying, not for running.`,
 	f.StringVar(&d.envoy, "envoy", "", "Envoy binary; default $ENVOY, PATH, then the one \"make envoy\" installs")
 	f.StringVar(&d.tls, "tls", "", "let both listeners speak TLS, with CERT.pem,KEY.pem")
 	f.StringArrayVar(&d.domains, "s3-domain", nil, "base domain of virtual-host style S3 requests; repeat")
+	f.StringArrayVar(&d.dns, "dns", nil, "DNS server for names of providers, IP or IP:PORT; default: the host's; repeat")
 	f.StringSliceVar(&d.without, "without", nil, "processes not to start, e.g. keeper-2,keeper-3, to see what the others do")
 	f.IntVar(&d.concurrency, "concurrency", 0, "Envoy's worker threads; 0: one per core")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -60,7 +61,7 @@ type dev struct {
 	state, s3, ai, admin, health string
 	envoy, logLevel              string
 	tls                          string
-	domains                      []string
+	domains, dns                 []string
 	without                      []string
 	concurrency                  int
 	out                          io.Writer
@@ -286,6 +287,9 @@ func (d *dev) processes() ([]devstack.Process, error) {
 	}
 	for _, domain := range d.domains {
 		bridgeArgs = append(bridgeArgs, "--s3-domain", domain)
+	}
+	for _, server := range d.dns {
+		bridgeArgs = append(bridgeArgs, "--dns", server)
 	}
 	for i, name := range devKeepers {
 		all = append(all, devstack.Process{

@@ -159,7 +159,8 @@ func keeperRunCommand() *cobra.Command {
 			return err
 		}
 		defer k.Close()
-		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))))
+		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(k.Identity(), k.Trust(), keeper.Roles...))),
+			grpc.WaitForHandlers(true)) // they read the share, which is wiped once the server has stopped
 		k.Register(server)
 		g, ctx := errgroup.WithContext(cmd.Context())
 		g.Go(func() error { return serveGRPC(ctx, server, *listen) })

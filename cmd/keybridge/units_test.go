@@ -43,6 +43,15 @@ func TestSystemdUnits(t *testing.T) {
 					t.Errorf("no line %s", want)
 				}
 			}
+			// Whatever dies comes back by itself, and takes nothing else down.
+			if !has["Restart=on-failure"] {
+				t.Error("it is not started again")
+			}
+			for _, dependency := range []string{"BindsTo=", "Requires=", "PartOf="} {
+				if strings.Contains(string(raw), "\n"+dependency) {
+					t.Errorf("it stops when something else does: %s", dependency)
+				}
+			}
 			cmd, args, err := root().Find(strings.Fields(command))
 			if err != nil || cmd.RunE == nil {
 				t.Fatalf("%q: no such command: %v", command, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
@@ -138,12 +139,16 @@ func (g *gateway) account(ctx context.Context, at place) (connector string, key 
 	return connector, key, err
 }
 
-// serves waits until a key reaches its provider.
+// serves waits until a key reaches its provider, which has no bucket of that name; the
+// bridge itself forbids it as long as it does not have the connector.
 func (g *gateway) serves(ctx context.Context, key stack.Key) error {
-	c := sdk("http://"+g.S3, key.Key, key.Secret)
+	c, name := sdk("http://"+g.S3, key.Key, key.Secret), "there-is-none"
 	return g.Wait(ctx, func() error {
-		_, err := c.ListBuckets(ctx, &s3.ListBucketsInput{})
-		return err
+		_, err := c.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name})
+		if none := new(types.NotFound); errors.As(err, &none) {
+			return nil
+		}
+		return fmt.Errorf("HeadBucket: %w", err)
 	})
 }
 

@@ -33,6 +33,13 @@ func awsCLI(t *testing.T, at place) []string {
 	p.fails("s3", "ls", root)
 	p.ok("s3", "mb", root)
 	p.ok("s3", "cp", "files/a.txt", root+"/one.txt", "--no-progress")
+	p.ok("s3", "cp", "files/empty", root+"/empty", "--only-show-errors")
+	// Its own process: where a server answers an empty upload without 100 Continue, as MinIO
+	// and SeaweedFS do, the next upload on that connection of the AWS CLI may lose its answer
+	// (seen on the wire, directly too).
+	if err := os.Remove(filepath.Join(p.dir, "files", "empty")); err != nil {
+		t.Fatal(err)
+	}
 	p.ok("s3", "sync", "files", root+"/tree", "--only-show-errors")
 	p.ok("s3", "ls", root, "--recursive")
 	p.ok("s3", "ls", root+"/tree/")

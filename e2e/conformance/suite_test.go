@@ -87,9 +87,6 @@ func suite(t *testing.T, f flow) []byte {
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	if d := os.Getenv("CONFORM_LOG"); d != "" {
-		_ = os.WriteFile(d, out.Bytes(), 0o600)
-	}
 	return color.ReplaceAll(out.Bytes(), nil)
 }
 

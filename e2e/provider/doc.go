@@ -7,6 +7,9 @@
 // themselves listen on unix sockets, so that whatever reached a provider over the
 // network is in its Recorder: "no call at the provider" is len(Requests()) == 0.
 //
+// A Fault has a Recorder fail what passes it; DNS is a name server that fails as it is
+// told.
+//
 // Everything listens on loopback, on ports the kernel chose, and ends with Close;
 // versitygw also ends with the process that started it. Linux only.
 package provider

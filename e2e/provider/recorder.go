@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"keybridge/e2e/leak"
 )
@@ -34,6 +35,7 @@ type Recorder struct {
 	listener net.Listener
 	cancel   context.CancelFunc
 	done     sync.WaitGroup
+	fault    atomic.Pointer[Fault]
 
 	mu       sync.Mutex
 	requests []*Request
@@ -177,15 +179,16 @@ func (r *Recorder) forward(ctx context.Context, raw net.Conn) {
 		defer r.mu.Unlock()
 		r.requests = append(r.requests, q)
 	}, mu: &r.mu}
+	f := &failing{recorder: r, ctx: ctx, client: raw.(*net.TCPConn), upstream: upstream}
 	var both sync.WaitGroup
-	both.Go(func() { r.copy(upstream, client, &r.received, p.feed) })
-	both.Go(func() { r.copy(client, upstream, &r.sent, func([]byte) {}) })
+	both.Go(func() { r.copy(upstream, client, &r.received, func(b []byte) outcome { p.feed(b); return f.asked(b) }) })
+	both.Go(func() { r.copy(client, upstream, &r.sent, f.answered) })
 	both.Wait()
 }
 
 // copy forwards until EOF, which it passes on, or an error, which ends both
-// directions.
-func (r *Recorder) copy(to, from stream, count *int64, watch func([]byte)) {
+// directions, as does a fault that watch says is over.
+func (r *Recorder) copy(to, from stream, count *int64, watch func([]byte) outcome) {
 	scan := io.Discard
 	if r.config.Forbidden != nil {
 		scan = r.config.Forbidden.Scanner(r.leaked)
@@ -194,7 +197,14 @@ func (r *Recorder) copy(to, from stream, count *int64, watch func([]byte)) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			watch(buf[:n])
+			switch watch(buf[:n]) {
+			case seenTo:
+				continue
+			case over:
+				to.Close()
+				from.Close()
+				return
+			}
 			_, _ = scan.Write(buf[:n]) // a Scanner does not fail
 			r.mu.Lock()
 			*count += int64(n)

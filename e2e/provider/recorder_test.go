@@ -195,3 +195,54 @@ func TestRecorderServesTLS(t *testing.T) {
 		t.Error(o.Endpoint())
 	}
 }
+
+// A fault stands between the server's answer and the client, or between the request and
+// the server; without one all is as it was, on the same connection.
+func TestRecorderFails(t *testing.T) {
+	o := openAI(t, provider.OpenAIConfig{})
+	c, err := net.Dial("tcp", o.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	r := bufio.NewReader(c)
+	ask := func() (*http.Response, error) {
+		fmt.Fprintf(c, "GET /v1/models HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", o.Addr(), o.Key)
+		res, err := http.ReadResponse(r, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+		}
+		return res, err
+	}
+	want := func(status int) {
+		t.Helper()
+		if res, err := ask(); err != nil || res.StatusCode != status {
+			t.Fatal(res, err)
+		}
+	}
+	want(http.StatusOK)
+	o.Fail(&provider.Fault{Do: func(_ context.Context, c *net.TCPConn, answer *bufio.Reader) bool {
+		res, err := http.ReadResponse(answer, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+		}
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Error(res, err)
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 418 I'm a teapot\r\nContent-Length: 0\r\n\r\n")
+		return true
+	}})
+	want(http.StatusTeapot)
+	o.Fail(nil)
+	want(http.StatusOK)
+	o.Fail(&provider.Fault{Upload: 1, Do: func(_ context.Context, c *net.TCPConn, _ *bufio.Reader) bool {
+		provider.Reset(c)
+		return false
+	}})
+	if res, err := ask(); err == nil {
+		t.Error("an answer after a reset: ", res.Status)
+	}
+	if n := len(o.Requests()); n != 4 {
+		t.Errorf("%d requests recorded", n)
+	}
+}

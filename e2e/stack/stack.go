@@ -35,6 +35,7 @@ type Config struct {
 	// are chosen by Start and filled in.
 	S3, AI, Admin string
 	S3Domains     []string // whose subdomains are buckets
+	DNS           string   // server for names of providers; empty for the host's
 	TLS           string   // CERT.pem,KEY.pem of the S3 and AI listeners; empty for plain HTTP
 	Without       []string // keepers that are not started
 	LogLevel      string   // of all processes; empty for the default
@@ -75,6 +76,9 @@ func Start(config Config) (*Stack, error) {
 	args := []string{"dev", "--state", config.Dir, "--s3", config.S3, "--ai", config.AI, "--admin", config.Admin}
 	for _, domain := range config.S3Domains {
 		args = append(args, "--s3-domain", domain)
+	}
+	if config.DNS != "" {
+		args = append(args, "--dns", config.DNS)
 	}
 	if config.TLS != "" {
 		args = append(args, "--tls", config.TLS)
@@ -208,7 +212,10 @@ func (s *Stack) PID(name string) (int, error) {
 
 // PIDs are the ids of all processes of the stack, Envoy below its launcher among
 // them, by what the process table says.
-func (s *Stack) PIDs() ([]int, error) {
+func (s *Stack) PIDs() ([]int, error) { return Descendants(s.cmd.Process.Pid) }
+
+// Descendants are a process and those that it has started, as far as they run.
+func Descendants(of int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
@@ -230,7 +237,7 @@ func (s *Stack) PIDs() ([]int, error) {
 			parent[pid] = ppid
 		}
 	}
-	all := []int{s.cmd.Process.Pid}
+	all := []int{of}
 	for i := 0; i < len(all); i++ {
 		for pid, ppid := range parent {
 			if ppid == all[i] {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -53,6 +54,8 @@ type Config struct {
 	Endpoints seal.EndpointPolicy
 	// SystemRoots is the path of the CA bundle that Envoy verifies providers with.
 	SystemRoots string
+	// DNS are the servers that names of providers are asked of, by Envoy and by probes. Empty: the host's.
+	DNS []netip.AddrPort
 	// LookEvery is the pause between looks at the keepers. Default: 30 s.
 	LookEvery time.Duration
 	// MaxStale is how long to serve the last-good state without the control plane.
@@ -108,8 +111,8 @@ type Bridge struct {
 	recordKeys atomic.Pointer[unseal.RecordKeys]
 
 	state    atomic.Int32
-	serving  sync.Mutex   // held to change whether Live holds an index
-	linkDown atomic.Int64 // unix nanoseconds since when; 0 while the feed is connected
+	serving  sync.Mutex                // held to change whether Live holds an index
+	linkDown atomic.Pointer[time.Time] // since when the feed is away, by the monotonic clock; nil while it is connected
 
 	mu        sync.Mutex
 	resources *client.State // latest typed resources; nil before the first
@@ -199,7 +202,8 @@ func (b *Bridge) setState(s State) {
 func (b *Bridge) State() State { return State(b.state.Load()) }
 
 // Run serves until ctx ends, then refuses everything, ends the streams that are
-// open with an error, and wipes all key material before it returns.
+// open with an error, and wipes all of its key material before it returns. What memguard
+// holds for the whole process is the caller's to wipe (lockedmem.Purge).
 func (b *Bridge) Run(ctx context.Context) error {
 	decisions, err := extproc.Listen(b.extprocSocket(), b.cfg.EnvoyUID)
 	if err != nil {
@@ -232,7 +236,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	})
 	err = g.Wait()
 	b.arena.Purge()
-	lockedmem.Purge()
 	b.setState(Purged)
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -372,7 +375,7 @@ func (b *Bridge) keeperReport(r quorum.KeeperReport) {
 
 // watchRecords follows the sealed-record feed for ever.
 func (b *Bridge) watchRecords(ctx context.Context) error {
-	b.linkDown.Store(0)
+	b.linkDown.Store(nil)
 	b.setState(Syncing)
 	feed := link.NewLinkClient(b.cfg.Control)
 	var from uint64
@@ -381,7 +384,7 @@ func (b *Bridge) watchRecords(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if b.linkDown.CompareAndSwap(0, time.Now().UnixNano()) {
+		if now := time.Now(); b.linkDown.CompareAndSwap(nil, &now) {
 			b.cfg.Logger.Warn("control plane away; serving the last good state", "for", b.cfg.MaxStale, "error", err)
 			time.AfterFunc(b.cfg.MaxStale, b.changed)
 		}
@@ -401,7 +404,7 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 		if err != nil {
 			return err
 		}
-		if b.linkDown.Swap(0) != 0 {
+		if b.linkDown.Swap(nil) != nil {
 			b.records.unpark()
 		}
 		b.records.apply(ctx, m)
@@ -409,11 +412,16 @@ func (b *Bridge) followOnce(ctx context.Context, feed link.LinkClient, from *uin
 	}
 }
 
-// stale says that the last-good state is too old to serve.
-func (b *Bridge) stale() bool {
-	down := b.linkDown.Load()
-	return down != 0 && time.Since(time.Unix(0, down)) >= b.cfg.MaxStale
+// away is for how long the feed has been away. Setting the wall clock changes nothing of it.
+func (b *Bridge) away() time.Duration {
+	if since := b.linkDown.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
 }
+
+// stale says that the last-good state is too old to serve.
+func (b *Bridge) stale() bool { return b.linkDown.Load() != nil && b.away() >= b.cfg.MaxStale }
 
 // pause waits for d; false when ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {

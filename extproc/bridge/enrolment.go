@@ -66,7 +66,7 @@ func (b *Bridge) watchEnrolment(ctx context.Context) error {
 		}
 		var ends <-chan time.Time
 		if !until.IsZero() {
-			ends = time.After(time.Until(until))
+			ends = b.cfg.Trust.At(until)
 		}
 		select {
 		case <-changed:

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -37,7 +38,7 @@ const (
 // guarded is an HTTP client for one request or two to one bound endpoint, wherever
 // a URL or a redirect points: it connects there and nowhere else, to an address
 // that the operator allows, and verifies the bound host under the bound CA.
-func guarded(to seal.Endpoint, caPEM []byte, systemRoots string, allowed seal.EndpointPolicy) (*http.Client, error) {
+func guarded(to seal.Endpoint, caPEM []byte, systemRoots string, allowed seal.EndpointPolicy, names *net.Resolver) (*http.Client, error) {
 	roots := caPEM
 	if to.Scheme == "https" {
 		if len(roots) == 0 {
@@ -52,7 +53,8 @@ func guarded(to seal.Endpoint, caPEM []byte, systemRoots string, allowed seal.En
 		return nil, errors.New("no certificate in the bundle to verify the provider with")
 	}
 	dialer := net.Dialer{
-		Timeout: dialWithin,
+		Timeout:  dialWithin,
+		Resolver: names,
 		// After name resolution, for every address that is tried.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			addr, err := netip.ParseAddrPort(address)
@@ -76,6 +78,18 @@ func guarded(to seal.Endpoint, caPEM []byte, systemRoots string, allowed seal.En
 		Transport:     bounded{transport, to},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+// resolver asks the servers, in turn; without any, those of the host.
+func resolver(servers []netip.AddrPort) *net.Resolver {
+	if len(servers) == 0 {
+		return nil
+	}
+	var asked atomic.Uint32
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, servers[int(asked.Add(1)-1)%len(servers)].String())
+	}}
 }
 
 // bounded refuses requests for another endpoint and cuts long answers off.

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/connectivity"
@@ -81,11 +80,7 @@ func (b *Bridge) numbers() prometheus.Collector {
 			gauge(connectors, float64(n), health)
 		}
 		gauge(connected, flag(b.cfg.Control.GetState() == connectivity.Ready))
-		var gone time.Duration
-		if since := b.linkDown.Load(); since != 0 {
-			gone = time.Since(time.Unix(0, since))
-		}
-		gauge(away, gone.Seconds())
+		gauge(away, b.away().Seconds())
 		count(records, &b.records.opens, "opened")
 		count(records, &b.records.adopted, "adopted")
 		count(records, &b.records.refusals, "refused")

@@ -191,7 +191,7 @@ func (b *Bridge) call(ctx context.Context, c *configv1.Connector, cred *credenti
 		return nil, errors.New("the bridge cannot probe connectors of this type")
 	}
 	to := in.endpoint
-	client, err := guarded(seal.Endpoint{Scheme: to.Scheme, Host: to.Host, Port: to.Port}, to.CAPEM, b.cfg.SystemRoots, b.cfg.Endpoints)
+	client, err := guarded(seal.Endpoint{Scheme: to.Scheme, Host: to.Host, Port: to.Port}, to.CAPEM, b.cfg.SystemRoots, b.cfg.Endpoints, resolver(b.cfg.DNS))
 	if err != nil {
 		return nil, err
 	}

@@ -321,7 +321,7 @@ func (b *Bridge) pushEnvoy(ctx context.Context, p *plan, res *client.State, want
 		return nil
 	}
 	in := translate.Input{
-		Listeners: byName(res.Listeners), ExtProcSocket: b.extprocSocket(), SystemRoots: b.cfg.SystemRoots,
+		Listeners: byName(res.Listeners), ExtProcSocket: b.extprocSocket(), SystemRoots: b.cfg.SystemRoots, DNS: b.cfg.DNS,
 		Certificates: certificates.usable,
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.clusters)) {

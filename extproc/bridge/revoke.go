@@ -16,6 +16,10 @@ type expiries struct {
 	timer *time.Timer
 }
 
+// lookAtClock bounds for how long it goes unnoticed that the wall clock was set: timers
+// run by the monotonic clock.
+const lookAtClock = time.Minute
+
 func newExpiries() *expiries {
 	t := time.NewTimer(0)
 	t.Stop()
@@ -52,7 +56,7 @@ func (e *expiries) next(now time.Time) {
 		e.timer.Stop()
 		return
 	}
-	e.timer.Reset(time.Unix(e.at[0], 0).Sub(now))
+	e.timer.Reset(min(time.Unix(e.at[0], 0).Sub(now), lookAtClock))
 }
 
 // endRevoked ends the open requests of keys that would not be let in now: of those

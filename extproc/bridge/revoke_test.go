@@ -3,7 +3,9 @@ package bridge_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -166,5 +168,27 @@ func TestExpiryMoves(t *testing.T) {
 	// Had the change not moved the end, it would be an hour off.
 	if early := time.Until(time.Unix(at, 0)); early > 0 {
 		t.Errorf("it ended %v before its key", early)
+	}
+}
+
+// A wall clock that is set ahead, which no timer notices, ends what has expired by it
+// within a minute; and what counts how long the control plane is away does not see it.
+func TestWallClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		at := <-bridge.NextLook(now, now.Add(24*time.Hour))
+		if took := at.Sub(now); took > time.Minute {
+			t.Errorf("the next look is %v later", took)
+		}
+	})
+	w := newWorld(t)
+	w.addOne(t)
+	w.start(t)
+	w.awaitKey(t, func(k *grant.Key) bool { return k != nil })
+	w.control.Stop()
+	w.await(t, func() bool { return w.bridge.AwaySince() != nil })
+	// Time.String: a monotonic reading shows as m=.
+	if since := w.bridge.AwaySince().String(); !strings.Contains(since, " m=") {
+		t.Errorf("the control plane is away since %s of the wall clock", since)
 	}
 }

@@ -39,6 +39,9 @@ func (p *Protocol) anonymous(s *scratch, r *extproc.Request) *failure {
 	if s.query.parse(query) != nil || s.parse(r, bucket, virtual) != nil {
 		return &failAnonymous
 	}
+	if r.Method == "POST" && query == "" && s.target.bucket != "" && s.target.key == "" {
+		return &failEnclosure // it could be nothing but a form
+	}
 	if strings.HasPrefix(s.found.payload.value, "STREAMING-AWS4-") {
 		return &failAnonymousChunks
 	}

@@ -37,7 +37,7 @@ const (
 // parseAuthorization reads the header strictly: each part once, nothing else. Parts
 // may come in any order, with spaces after the commas as the SDKs and curl send them.
 func parseAuthorization(header string) (a authorization, f *failure) {
-	mechanism, rest, spaced := strings.Cut(header, " ")
+	mechanism, rest, spaced := cutAt(header, ' ')
 	switch {
 	case !spaced:
 		return a, &failAuthHeader
@@ -53,9 +53,9 @@ func parseAuthorization(header string) (a authorization, f *failure) {
 	parts, unknown := 0, false
 	for more := true; more; parts++ {
 		var part string
-		part, rest, more = strings.Cut(rest, ",")
+		part, rest, more = cutAt(rest, ',')
 		part = strings.Trim(part, " ")
-		name, value, ok := strings.Cut(part, "=")
+		name, value, ok := cutAt(part, '=')
 		if !ok {
 			return a, malformed("the authorization component ", quoted(part), " is malformed.")
 		}
@@ -105,10 +105,10 @@ func quoted(s string) string { return `"` + s[:min(len(s), maxDetail)] + `"` }
 
 // parseCredential says in S3's words what is wrong, or nothing.
 func (a *authorization) parseCredential(s string) (wrong string) {
-	key, scope, _ := strings.Cut(s, "/")
-	day, rest, _ := strings.Cut(scope, "/")
-	region, rest, _ := strings.Cut(rest, "/")
-	service, terminal, _ := strings.Cut(rest, "/")
+	key, scope, _ := cutAt(s, '/')
+	day, rest, _ := cutAt(scope, '/')
+	region, rest, _ := cutAt(rest, '/')
+	service, terminal, _ := cutAt(rest, '/')
 	switch {
 	case strings.Count(s, "/") != 4, key == "", len(key) > maxKeyID, !validRegion(region):
 		return `the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".`
@@ -138,7 +138,7 @@ func validSigned(s string) bool {
 	last, host := "", false
 	for more := true; more; {
 		var name string
-		name, s, more = strings.Cut(s, ";")
+		name, s, more = cutAt(s, ';')
 		if name <= last || !validName(name) {
 			return false
 		}
@@ -149,13 +149,27 @@ func validSigned(s string) bool {
 }
 
 // validName takes lower-case field names (RFC 9110 §5.1).
-func validName(s string) bool {
+func validName(s string) bool { return s != "" && every(s, &nameBytes) }
+
+var (
+	nameBytes = byteSet("abcdefghijklmnopqrstuvwxyz0123456789-_.!#$%&'*+^`|~")
+	lowerHex  = byteSet("0123456789abcdef")
+)
+
+func byteSet(s string) (t [256]bool) {
+	for i := range len(s) {
+		t[s[i]] = true
+	}
+	return t
+}
+
+func every(s string, in *[256]bool) bool {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && strings.IndexByte("-_.!#$%&'*+^`|~", c) < 0 {
+		if !in[s[i]] {
 			return false
 		}
 	}
-	return s != ""
+	return true
 }
 
 func digits(s string, n int) bool {
@@ -167,11 +181,4 @@ func digits(s string, n int) bool {
 	return len(s) == n
 }
 
-func hexDigits(s string, n int) bool {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return len(s) == n
-}
+func hexDigits(s string, n int) bool { return len(s) == n && every(s, &lowerHex) }

@@ -32,9 +32,14 @@ func appendDate(b []byte, t time.Time) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
 	hour, minute, second := t.Clock()
-	b = appendTwo(appendTwo(b, year/100), year%100)
-	b = append(appendTwo(appendTwo(b, int(month)), day), 'T')
-	return append(appendTwo(appendTwo(appendTwo(b, hour), minute), second), 'Z')
+	text := [len(isoBasic)]byte{8: 'T', 15: 'Z'}
+	put := func(at, n int) { text[at], text[at+1] = byte('0'+n/10), byte('0'+n%10) }
+	put(0, year/100)
+	put(2, year%100)
+	put(4, int(month))
+	put(6, day)
+	put(9, hour)
+	put(11, minute)
+	put(13, second)
+	return append(b, text[:]...)
 }
-
-func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10%10), byte('0'+n%10)) }

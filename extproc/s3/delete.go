@@ -14,17 +14,21 @@ import (
 // 1,024 bytes, and as much again for elements, versions and escapes.
 const maxDelete = 2 << 20
 
-// DecideBody implements extproc.BodyDecider. All of the body is there before the
-// provider is asked, and the headers are decided on anew: meanwhile the key may have
-// been revoked, or the folder changed.
+// DecideBody implements extproc.BodyDecider. All of the body is there before the provider
+// is asked, and the headers are decided on anew: meanwhile the key may have been revoked,
+// or the folder changed. A form is looked at before, as its signature is in it.
 func (p *Protocol) DecideBody(now time.Time, r *extproc.Request, body []byte, complete bool) (*extproc.Decision, *extproc.Error) {
+	seen, _ := r.State.(enough)
 	switch {
+	case isForm(r) && seen.reached(body, complete):
+	case isForm(r):
+		return nil, extproc.NeedBody
 	case len(body) > maxDelete:
 		return nil, failTooLarge.answer(r)
 	case !complete:
 		return nil, extproc.NeedBody
 	}
-	return p.decide(now, r, body, true)
+	return p.decide(now, r, body, complete)
 }
 
 // TooLarge implements extproc.BodyDecider.

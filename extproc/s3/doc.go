@@ -1,14 +1,14 @@
 // Package s3 is the Amazon S3 protocol: it verifies a request that an application
 // signed with a repository key, checks what the key may do, and signs the request
 // for the provider with the connector's credential. The body passes untouched and
-// unseen, but for signed chunks and for DeleteObjects in a folder.
+// unseen, but for signed chunks, browser forms and DeleteObjects in a folder.
 //
 // What it takes, and nothing else: Signature Version 4 (AWS4-HMAC-SHA256) in the
 // Authorization header or in the query of a presigned URL, with the bucket in the path
 // or in the host, and in x-amz-content-sha256 UNSIGNED-PAYLOAD, the hash of the body,
 // or STREAMING-UNSIGNED-PAYLOAD-TRAILER. The hash is signed again as the client stated
-// it, so that the provider holds the body against it. Signed chunks, SigV2, SigV4A and
-// forms are refused in S3's own words.
+// it, so that the provider holds the body against it. Signed chunks are in chunks.go,
+// forms below. SigV2 and SigV4A are refused in S3's own words.
 //
 // # Presigned URLs
 //
@@ -18,6 +18,16 @@
 // over UNSIGNED-PAYLOAD or the hash that the URL's signer signed. X-Amz-* parameters
 // that SDKs hoist out of the headers go back there, held to the same list. A parameter
 // that is on neither list is refused, and so is a request with both authentications.
+//
+// # Forms
+//
+// An upload by HTML form ("POST Object") is signed over a policy that names the
+// credential, so it cannot pass as it is. It is held as a whole, up to 2 MiB, refused
+// for what its fields say before its file has come, authorised as the PutObject that it
+// is, and made anew: fields, file and the conditions of the policy as the client spelt
+// them, credential, date and signature the connector's. The provider holds the form
+// against the policy. What comes after the file does not reach it. As the provider is
+// asked last, nobody invites a form with 100 Continue: curl waits for it for a second.
 //
 // # The bucket in the host
 //

@@ -64,15 +64,11 @@ var (
 		"AuthorizationQueryParametersError", 400,
 		"X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", "query_date",
 	}
-	failQueryDay    = failure{"AuthorizationQueryParametersError", 400, "Invalid credential date ", "query_date"}
-	failToken       = failure{"InvalidToken", 400, "The provided token is malformed or otherwise invalid.", "query_token"}
-	failExpired     = failure{"AccessDenied", 403, "Request has expired.", "expired"}
-	failNotYetValid = failure{"AccessDenied", 403, "Request is not yet valid", "not_yet_valid"}
-	failQueryHeader = failure{"InvalidArgument", 400, "A header in the query string has an invalid value, or is repeated as a header.", "query_header"}
-	failForm        = failure{
-		"NotImplemented", 501,
-		"Browser-based uploads with POST forms are not implemented.", "form",
-	}
+	failQueryDay      = failure{"AuthorizationQueryParametersError", 400, "Invalid credential date ", "query_date"}
+	failToken         = failure{"InvalidToken", 400, "The provided token is malformed or otherwise invalid.", "query_token"}
+	failExpired       = failure{"AccessDenied", 403, "Request has expired.", "expired"}
+	failNotYetValid   = failure{"AccessDenied", 403, "Request is not yet valid", "not_yet_valid"}
+	failQueryHeader   = failure{"InvalidArgument", 400, "A header in the query string has an invalid value, or is repeated as a header.", "query_header"}
 	failTwoMechanisms = failure{
 		"InvalidArgument", 400,
 		"Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified", "two_mechanisms",
@@ -246,6 +242,8 @@ func (s *scratch) refuse(f *failure, a *authorization, r *extproc.Request) *extp
 			return f.answer(r)
 		}
 		return argument(f, r, "Authorization", value)
+	case &failEnclosure:
+		return f.answer(r, "Condition", "Bucket POST must be of the enclosure-type multipart/form-data")
 	case &failHash:
 		return argument(f, r, payloadHeader, s.found.payload.value)
 	case &failNoUpload:

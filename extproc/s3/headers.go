@@ -172,7 +172,7 @@ func (s *scratch) appendSigned(r *extproc.Request, signed string) bool {
 	headers := r.Headers()
 	for more := true; more; {
 		var name string
-		name, signed, more = strings.Cut(signed, ";")
+		name, signed, more = cutAt(signed, ';')
 		from := len(s.request)
 		s.request = append(append(s.request, name...), ':')
 		there := false

@@ -112,7 +112,7 @@ func TestRefusals(t *testing.T) {
 		{"header and SigV2 query", read("GET", "/photos/k", "AWSAccessKeyId=x"), 400, "InvalidArgument", "two_mechanisms"},
 		{"an x-amz header in the query", read("GET", "/photos/k", "x-amz-acl=public-read"), 400, "InvalidArgument", "two_mechanisms"},
 		{"presigned SigV2 URL", without(read("GET", "/photos/k", "AWSAccessKeyId=x&Expires=1&Signature=x"), noAuth), 400, "InvalidRequest", "sigv2"},
-		{"POST form", with(without(write("POST", "/photos", ""), noAuth), h("content-type", "multipart/form-data; boundary=x")), 501, "NotImplemented", "form"},
+		{"POST form with a header that no policy covers", with(without(write("POST", "/photos", ""), noAuth), h("content-type", "multipart/form-data; boundary=x")), 403, "AccessDenied", "headers_not_signed"},
 
 		// Is the signature for this?
 		{"scope without region", auth(swap("/us-east-1/", "//")), 400, "AuthorizationHeaderMalformed", "malformed_auth"},

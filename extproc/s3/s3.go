@@ -74,6 +74,9 @@ func (p *Protocol) decide(now time.Time, r *extproc.Request, body []byte, comple
 	if r.Method == "OPTIONS" {
 		return nil, preflight(r)
 	}
+	if isForm(r) {
+		return p.decideForm(now, index, s, r, body, complete)
+	}
 	// What costs little comes first: a flood of unknown keys must not slow good traffic.
 	a, f := s.authenticate(r)
 	if f == &failAnonymous {
@@ -133,8 +136,6 @@ func (s *scratch) authenticate(r *extproc.Request) (a authorization, f *failure)
 				return a, f
 			}
 			return s.parsePresigned()
-		case r.Method == "POST" && strings.HasPrefix(r.Header("content-type"), "multipart/form-data"):
-			return a, &failForm
 		}
 		return a, &failAnonymous
 	case 1:

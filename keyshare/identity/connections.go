@@ -76,7 +76,7 @@ func (f *following) watch(raw net.Conn, c *followed, state tls.ConnectionState) 
 		}
 		var ends <-chan time.Time
 		if until := f.trust.until(state); !until.IsZero() {
-			ends = time.After(until.Sub(f.trust.now()))
+			ends = f.trust.At(until)
 		}
 		select {
 		case <-changed:

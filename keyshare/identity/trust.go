@@ -264,6 +264,16 @@ func (t *Trust) now() time.Time {
 	return time.Now()
 }
 
+// lookAtClock bounds for how long it goes unnoticed that the wall clock was set: timers
+// run by the monotonic clock.
+const lookAtClock = time.Minute
+
+// At fires when the wall clock shows until, or a little later; and before that now and
+// then, for who waits to look again.
+func (t *Trust) At(until time.Time) <-chan time.Time {
+	return time.After(min(until.Sub(t.now()), lookAtClock))
+}
+
 // Enrolled says until when the manifest in force lists an own identity, zero for ever,
 // or ErrNotEnrolled.
 func (t *Trust) Enrolled(id *Identity) (until time.Time, err error) {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"keybridge/keyshare"
 	"keybridge/keyshare/identity"
@@ -132,4 +134,19 @@ func TestUpdateHoldsWhenItCannotBeSaved(t *testing.T) {
 	if !changed || err == nil || tr.Manifest().Version != 2 {
 		t.Errorf("changed %v, error %v, in force %s", changed, err, describe(tr.Manifest()))
 	}
+}
+
+// Who waits for the end of an enrolment notices a wall clock that is set meanwhile.
+func TestAtLooksAtTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := identity.NewTrust(nil)
+		start := time.Now()
+		tr.Clock = func() time.Time { return start }
+		if took := (<-tr.At(start.Add(time.Second))).Sub(start); took != time.Second {
+			t.Errorf("after %v", took)
+		}
+		if took := (<-tr.At(start.Add(24 * time.Hour))).Sub(start); took > 2*time.Minute {
+			t.Errorf("after %v", took)
+		}
+	})
 }

@@ -109,21 +109,25 @@ func auditData(r store.Record) map[string]any {
 }
 
 // audited writes the line of a batch and then makes the change; a change that
-// fails after its line gets a second one.
+// fails after its line gets a second one: before the next change, if it cannot be
+// written now. The caller holds writing.
 func (s *server) audited(q *call, writes []store.Write, apply func(context.Context) error) error {
 	if s.Audit == nil {
 		return apply(q.Context())
 	}
 	line := q.event(writes)
-	if err := s.Audit.Append(q.Context(), line); err != nil {
+	err := s.payOwed(q.Context())
+	if err == nil {
+		err = s.Audit.Append(q.Context(), line)
+	}
+	if err != nil {
 		if q.Context().Err() != nil {
 			return q.Context().Err()
 		}
 		s.Logger.ErrorContext(q.Context(), "audit line not written, change refused", "error", err)
 		return errAudit
 	}
-	err := apply(q.Context())
-	if err == nil {
+	if err = apply(q.Context()); err == nil {
 		return nil
 	}
 	reason := "the store failed"
@@ -133,10 +137,22 @@ func (s *server) audited(q *call, writes []store.Write, apply func(context.Conte
 	undone := line
 	undone.ID, undone.Event = uuid.NewString(), "failed"
 	undone.Data, _ = json.Marshal(map[string]string{"event": line.Event, "line": line.ID, "reason": reason}) // strings
-	if aerr := s.Audit.Append(context.WithoutCancel(q.Context()), undone); aerr != nil {
-		s.Logger.ErrorContext(q.Context(), "audit line of a failed change not written", "line", line.ID, "error", aerr)
+	s.owed = append(s.owed, undone)                                                                          // one at most: no change is made while one is owed
+	if aerr := s.payOwed(context.WithoutCancel(q.Context())); aerr != nil {
+		s.Logger.ErrorContext(q.Context(), "audit line of a failed change not written yet", "line", line.ID, "error", aerr)
 	}
 	return err
+}
+
+// payOwed writes the line of a failed change for which there was no room in its time.
+func (s *server) payOwed(ctx context.Context) error {
+	for len(s.owed) > 0 {
+		if err := s.Audit.Append(ctx, s.owed[0]); err != nil {
+			return err
+		}
+		s.owed = s.owed[1:]
+	}
+	return nil
 }
 
 // eventItem is a line as the API shows it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -189,6 +190,35 @@ func TestFailedChange(t *testing.T) {
 	var data map[string]string
 	if err := json.Unmarshal(lines[1].Data, &data); err != nil || data["line"] != lines[0].ID || data["event"] != "created" || strings.Contains(string(lines[1].Data), s3Secret) {
 		t.Errorf("%s, %v", lines[1].Data, err)
+	}
+}
+
+// TestFullDisk: where neither the store nor then the log can be written, the line that
+// takes the change back comes before the next change's.
+func TestFullDisk(t *testing.T) {
+	log, broken := newAuditor(), &brokenStore{}
+	e := newEnv(t, func(c *api.Config) { broken.Store, c.Store, c.Audit = c.Store, broken, log })
+	log.taken()
+	create := func(name string) answer { return e.do("POST", "/repo", repoBody(e.ws, name, nil, nil)) }
+	broken.fail = fmt.Errorf("%w: no space left on device", store.ErrUnwritable)
+	appends := 0
+	log.before = func() {
+		if appends++; appends == 2 {
+			log.fail = errDisk
+		}
+	}
+	refused(t, "a full disk", create("r"), 503, "STORE_UNWRITABLE", "nothing was changed")
+	refused(t, "a log that owes a line", create("r"), 503, "AUDIT_UNAVAILABLE", "nothing was changed")
+	broken.fail, log.fail, log.before = nil, nil, nil
+	if a := create("r"); a.status != 200 {
+		t.Errorf("with space again: %d %s", a.status, a.raw)
+	}
+	var events []string
+	for _, l := range log.taken() {
+		events = append(events, l.Event)
+	}
+	if diff := cmp.Diff([]string{"created", "failed", "created"}, events); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -43,11 +43,12 @@ var (
 	errUnauthorized = &failure{http.StatusUnauthorized, "UNAUTHORIZED", "a valid admin token is needed: Authorization: Bearer <token>"}
 	errNotJSON      = &failure{http.StatusBadRequest, "INVALID_BODY", "the body is not one JSON object"}
 	errTooLarge     = &failure{http.StatusRequestEntityTooLarge, "TOO_LARGE", fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+	errUnwritable   = &failure{http.StatusServiceUnavailable, "STORE_UNWRITABLE", "the store cannot be written; nothing was changed"}
 	errUnavailable  = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the store is not available"}
 )
 
 // fail is the one place where an error becomes a response. What is not a failure
-// is logged here and told as 500, without its text.
+// is logged here and told as 500, or as the store's fault, without its text.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var f *failure
 	switch {
@@ -56,6 +57,9 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		f = errUnavailable
 	default:
 		f = &failure{http.StatusInternalServerError, "INTERNAL", "internal error"}
+		if errors.Is(err, store.ErrUnwritable) {
+			f = errUnwritable
+		}
 		s.Logger.LogAttrs(r.Context(), slog.LevelError, "admin request failed", append(RequestAttrs(r), slog.Any("error", err))...)
 	}
 	if f.status == http.StatusUnauthorized {

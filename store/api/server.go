@@ -13,6 +13,7 @@ import (
 
 	"keybridge/keyshare/seal"
 	"keybridge/store"
+	"keybridge/store/audit"
 )
 
 // Config is what the server needs from the control plane.
@@ -49,6 +50,7 @@ type server struct {
 	mux *http.ServeMux
 	// writing is held while a request decides and writes; see commit.
 	writing  chan struct{}
+	owed     []audit.Event       // see audited; whoever holds writing owns it
 	fixed    map[string][]string // methods of the paths without a {name}
 	requests *pacer              // by token
 	failures *pacer              // by client address

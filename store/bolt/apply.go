@@ -46,15 +46,19 @@ func (d *db) Apply(ctx context.Context, writes ...store.Write) (uint64, error) {
 	}
 
 	var rev uint64
-	err := d.bolt.Update(func(tx *bbolt.Tx) (err error) {
-		rev, err = apply(tx, batch, time.Now().UTC().Truncate(time.Microsecond))
-		return err
-	})
+	var refused error // unlike what the file says when it is written at the end
+	err := closedError(d.bolt.Update(func(tx *bbolt.Tx) error {
+		rev, refused = apply(tx, batch, time.Now().UTC().Truncate(time.Microsecond))
+		return refused
+	}))
 	if err != nil {
 		for _, p := range batch {
 			*p.Record.Meta() = p.before
 		}
-		return 0, closedError(err)
+		if refused == nil && !errors.Is(err, store.ErrClosed) {
+			err = fmt.Errorf("%w: %w", store.ErrUnwritable, err)
+		}
+		return 0, err
 	}
 
 	d.mu.Lock()

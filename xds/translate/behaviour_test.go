@@ -355,3 +355,59 @@ func TestEnvoysOwnRefusals(t *testing.T) {
 		})
 	}
 }
+
+// An answer whose body ends with the connection may lack its end. What AI providers send
+// says itself where it ends.
+func TestUnframedAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		method, head string
+		s3           int
+		body         string
+	}{
+		"no length":        {"GET", "200 OK\r\n\r\n", 502, ""},
+		"a part, likewise": {"GET", "206 Partial Content\r\n\r\n", 502, ""},
+		"length":           {"GET", "200 OK\r\nContent-Length: 4\r\n\r\n", 200, "body"},
+		"chunks":           {"GET", "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n", 200, "body"},
+		"no content":       {"GET", "204 No Content\r\n\r\n", 204, ""},
+		"HEAD":             {"HEAD", "200 OK\r\n\r\n", 200, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply := "HTTP/1.1 " + c.head
+			if c.body != "" || c.s3 == 502 {
+				reply += "body"
+			}
+			if strings.Contains(c.head, "chunked") {
+				reply += "\r\n0\r\n\r\n"
+			}
+			up := startProvider(t, reply)
+			up.close = true
+			b := startBridge(t, up.Endpoint)
+			b.onHeaders(forwardTo(up.Endpoint))
+			raw := c.method + " /bucket/key HTTP/1.1\r\nHost: x\r\n\r\n"
+			resp, body := b.send(configv1.Protocol_S3, raw)
+			if c.s3 == 502 {
+				wantError(t, configv1.Protocol_S3, resp, body, 502, "ServiceUnavailable")
+				resp, body = b.send(configv1.Protocol_AI, raw)
+				if body != "body" {
+					t.Errorf("AI: %d %q", resp.StatusCode, body)
+				}
+			} else if resp.StatusCode != c.s3 || body != c.body {
+				t.Errorf("got %d %q", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
+// Nobody asked to switch protocols (RFC 9110 §15.2.2).
+func TestSwitchedProtocols(t *testing.T) {
+	up := startProvider(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00")
+	b := startBridge(t, up.Endpoint)
+	b.onHeaders(forwardTo(up.Endpoint))
+	for _, p := range protocols {
+		resp, body := b.send(p.protocol, get)
+		wantError(t, p.protocol, resp, body, 502, p.provider)
+		if got := resp.Header.Get("Upgrade"); got != "" {
+			t.Errorf("upgrade %q passed", got)
+		}
+	}
+}

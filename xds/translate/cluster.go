@@ -14,6 +14,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	dnscommonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	caresv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/network/dns_resolver/cares/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -54,7 +55,7 @@ func extProcCluster(socket string) *clusterv3.Cluster {
 }
 
 // endpointCluster reaches one provider endpoint.
-func endpointCluster(name string, e Endpoint, systemRoots string) (*clusterv3.Cluster, error) {
+func endpointCluster(name string, e Endpoint, systemRoots string, servers []netip.AddrPort) (*clusterv3.Cluster, error) {
 	if e.Port == 0 {
 		return nil, errors.New("no port")
 	}
@@ -87,7 +88,7 @@ func endpointCluster(name string, e Endpoint, systemRoots string) (*clusterv3.Cl
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 	} else {
 		c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-			Name: "envoy.clusters.dns", TypedConfig: pack(dns()),
+			Name: "envoy.clusters.dns", TypedConfig: pack(dns(servers)),
 		}}
 	}
 	switch e.Scheme {
@@ -137,9 +138,10 @@ func assignment(cluster string, a *corev3.Address) *endpointv3.ClusterLoadAssign
 
 // dns is how names are resolved: one logical host, since providers rotate their
 // addresses and a change must not end connections; IPv6 and IPv4 tried as in
-// RFC 8305; a name that does not resolve asked for at a polite rate.
-func dns() *dnsv3.DnsCluster {
-	return &dnsv3.DnsCluster{
+// RFC 8305; a name that does not resolve asked for at a polite rate. Envoy goes on with
+// the addresses that it has until there are others.
+func dns(servers []netip.AddrPort) *dnsv3.DnsCluster {
+	c := &dnsv3.DnsCluster{
 		AllAddressesInSingleEndpoint: true,
 		DnsLookupFamily:              dnscommonv3.DnsLookupFamily_ALL,
 		DnsRefreshRate:               durationpb.New(30 * time.Second),
@@ -151,6 +153,17 @@ func dns() *dnsv3.DnsCluster {
 			MaxInterval:  durationpb.New(10 * time.Second),
 		},
 	}
+	if len(servers) == 0 {
+		return c
+	}
+	resolver := &caresv3.CaresDnsResolverConfig{}
+	for _, s := range servers {
+		resolver.Resolvers = append(resolver.Resolvers, &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+			Address: s.Addr().String(), PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(s.Port())},
+		}}})
+	}
+	c.TypedDnsResolverConfig = &corev3.TypedExtensionConfig{Name: "envoy.network.dns_resolver.cares", TypedConfig: pack(resolver)}
+	return c
 }
 
 // upstreamTLS verifies the endpoint's certificate chain and name. Without the
@@ -199,7 +212,10 @@ func upstreamTLS(e Endpoint, isIP bool, systemRoots string) (*tlsv3.UpstreamTlsC
 // with HTTP/1.1: object bodies need no second flow control.
 func providerHTTP(http2 bool) *httpv3.HttpProtocolOptions {
 	o := &httpv3.HttpProtocolOptions{
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(providerIdleTimeout)},
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			IdleTimeout:     durationpb.New(providerIdleTimeout),
+			MaxHeadersCount: wrapperspb.UInt32(maxAnswerHeaders), // 100 by default
+		},
 	}
 	if http2 {
 		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{

@@ -153,6 +153,11 @@ func (b *bridge) push(in translate.Input) {
 	if len(problems) > 0 {
 		b.t.Fatal(problems)
 	}
+	b.set(r)
+}
+
+func (b *bridge) set(r translate.Resources) {
+	b.t.Helper()
 	for _, part := range []struct {
 		url string
 		set func() (uint64, error)

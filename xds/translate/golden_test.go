@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,8 +57,12 @@ func TestGolden(t *testing.T) {
 		{Name: "ai", Protocol: configv1.Protocol_AI, Address: "127.0.0.1", Port: 9444, Certificate: "site"},
 	})
 	withTLS.Certificates = map[string]translate.Certificate{"site": siteCertificate(t), "unused": siteCertificate(t)}
+	// Of the servers names are asked, and no address.
+	asking := input(t, nil, translate.Endpoint{Scheme: "http", Host: "storage.example", Port: 80}, translate.Endpoint{Scheme: "http", Host: "10.0.0.9", Port: 80})
+	asking.DNS = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:53"), netip.MustParseAddrPort("[fd00::2]:5353")}
 	for name, in := range map[string]translate.Input{
 		"tls":   withTLS,
+		"dns":   asking,
 		"empty": input(t, nil),
 		"s3": input(t, []*configv1.Listener{s3Listener},
 			translate.Endpoint{Scheme: "http", Host: "127.0.0.1", Port: 7070},

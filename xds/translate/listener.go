@@ -28,6 +28,7 @@ type protocol struct {
 	routes      string // name of the route configuration
 	contentType string
 	errorBody   func(code, message string) string
+	otherForms  []form // of errors
 	// streamIdle ends a request on which no byte moves in either direction.
 	streamIdle time.Duration
 	// unheard are headers that clients send a lot of and the bridge never needs,
@@ -35,8 +36,8 @@ type protocol struct {
 	unheard, unheardPrefixes []string
 	// replies are Envoy's own answers in the protocol's words.
 	replies reply
-	// redirects of the provider are passed on; otherwise they become 502.
-	redirects bool
+	// refused are answers of the provider that are not passed on.
+	refused []refusal
 	// reviewed are what the bridge is shown of the provider's errors.
 	reviewed reviewed
 }
@@ -50,7 +51,7 @@ var (
 		// The AWS SDKs give up reading after 60 s at most.
 		streamIdle: 5 * time.Minute,
 		replies:    s3Replies,
-		redirects:  true,
+		refused:    []refusal{switched(s3Replies.provider), unframed(s3Replies.provider)},
 		reviewed:   s3Reviewed,
 	}
 	aiProtocol = &protocol{
@@ -58,13 +59,16 @@ var (
 		routes:      "keybridge-ai",
 		contentType: "application/json",
 		errorBody:   aiError,
+		otherForms:  []form{{anthropicPaths, anthropicError}},
 		// A model may think in silence. The OpenAI SDKs wait for 10 minutes; the
 		// client should be the one to give up.
 		streamIdle:      15 * time.Minute,
 		unheard:         []string{"user-agent", "accept-encoding", "accept-language"},
 		unheardPrefixes: []string{"x-stainless-"},
 		replies:         aiReplies,
-		reviewed:        aiReviewed,
+		// What ends with the connection passes: JSON and events say themselves where they end.
+		refused:  []refusal{switched(aiReplies.provider), redirected(aiReplies.redirect)},
+		reviewed: aiReviewed,
 	}
 )
 
@@ -78,6 +82,8 @@ const (
 	bufferLimit    = 256 << 10
 	maxHeadersKiB  = 64
 	maxHeaders     = 200 // S3 metadata is up to 2 KB of x-amz-meta-* headers
+	// What was stored with an object comes back with it, beside the provider's own headers.
+	maxAnswerHeaders = maxHeaders + 100
 )
 
 func checkListener(l *configv1.Listener) (*protocol, error) {
@@ -211,7 +217,7 @@ func httpFilters(p *protocol) []*hcmv3.HttpFilter {
 		})
 	}
 	add("envoy.filters.http.ext_proc", extProc(p))
-	add("envoy.filters.http.composite", answers(p))
+	add("envoy.filters.http.composite", review(p))
 	add("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
 	return filters
 }

@@ -7,7 +7,6 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
-	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -60,8 +59,47 @@ func s3Error(code, message string) string {
 	return `<?xml version="1.0" encoding="UTF-8"?>` + "\n<Error><Code>" + code + "</Code><Message>" + message + "</Message></Error>"
 }
 
+// form is how errors are written where the request tells what the client speaks.
+type form struct {
+	paths     string // regular expression, before and after the bridge has changed the path
+	errorBody func(code, message string) string
+}
+
+// anthropicPaths are what Anthropic's API alone has.
+const anthropicPaths = `[^?]*/messages(/count_tokens)?([?].*)?`
+
+// cel is true of requests in the form.
+func (f form) cel() string { return "request.path.matches(" + strconv.Quote("^"+f.paths+"$") + ")" }
+
+// anthropicError is an error in Anthropic's form ("Errors", Claude API reference).
+func anthropicError(code, message string) string {
+	kind := "invalid_request_error"
+	switch code {
+	case "service_unavailable", "provider_unavailable", "provider_redirect":
+		kind = "api_error"
+	case "forbidden":
+		kind = "permission_error"
+	case "request_timeout":
+		kind = "timeout_error"
+	case "request_too_large":
+		kind = "request_too_large"
+	}
+	type body struct {
+		Type    string `json:"type"`
+		Message string `json:"message"`
+	}
+	b, err := json.Marshal(struct {
+		Type  string `json:"type"`
+		Error body   `json:"error"`
+	}{"error", body{kind, message}})
+	if err != nil {
+		panic("translate: " + err.Error()) // strings always marshal
+	}
+	return string(b)
+}
+
 // aiError is an error object in OpenAI's form with the one member more that makes
-// it Anthropic's too: Envoy does not know which of them the client speaks.
+// it Anthropic's too, where the path does not tell which of them the client speaks.
 func aiError(code, message string) string {
 	kind := "invalid_request_error"
 	switch code {
@@ -92,17 +130,24 @@ const envoysOwn = `!("content-type" in response.headers) && response.code_detail
 
 // localReplies puts Envoy's own answers into the words of the protocol.
 func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
-	own := expression(envoysOwn)
+	c := &hcmv3.LocalReplyConfig{}
+	for _, f := range p.otherForms {
+		c.Mappers = append(c.Mappers, localRepliesIn(p, expression(envoysOwn+" && "+f.cel()), f.errorBody)...)
+	}
+	c.Mappers = append(c.Mappers, localRepliesIn(p, expression(envoysOwn), p.errorBody)...)
+	return c
+}
+
+func localRepliesIn(p *protocol, own *accesslogv3.AccessLogFilter, body func(code, message string) string) (mappers []*hcmv3.ResponseMapper) {
 	// Flags are set where the way to the provider failed (UF, UH, NC, …), but not
 	// where the ext_proc stream did.
 	flagged := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
 		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{}, // any flag
 	}}
-	c := &hcmv3.LocalReplyConfig{}
 	add := func(filter *accesslogv3.AccessLogFilter, status uint32, a answer) {
 		m := &hcmv3.ResponseMapper{
 			Filter: filter,
-			Body:   inline(a.body(p)),
+			Body:   inline(body(a.code, a.message)),
 			BodyFormatOverride: &corev3.SubstitutionFormatString{
 				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline("%LOCAL_REPLY_BODY%")},
 				// Setting it here rather than as a header keeps it single.
@@ -112,7 +157,7 @@ func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
 		if status != 0 {
 			m.StatusCode = wrapperspb.UInt32(status)
 		}
-		c.Mappers = append(c.Mappers, m)
+		mappers = append(mappers, m)
 	}
 	failed := statusIs(accesslogv3.ComparisonFilter_GE, 500)
 	add(allOf(own, failed, flagged), 0, p.replies.provider)
@@ -121,7 +166,7 @@ func localReplies(p *protocol) *hcmv3.LocalReplyConfig {
 		add(allOf(own, statusIs(accesslogv3.ComparisonFilter_EQ, uint32(status))), 0, p.replies.byStatus[status])
 	}
 	add(own, 0, p.replies.otherwise)
-	return c
+	return mappers
 }
 
 func expression(cel string) *accesslogv3.AccessLogFilter {
@@ -147,30 +192,4 @@ func statusIs(op accesslogv3.ComparisonFilter_Op, status uint32) *accesslogv3.Ac
 
 func allOf(f ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{Filters: f}}}
-}
-
-// refuseRedirects answers 502 where the provider answers 3xx: a client that
-// followed the redirect would take its repository key to another host. Nothing of
-// the provider's answer is left; its body is read first, up to Envoy's buffer limit. It
-// is for answers that are redirects alone: see answers.
-//
-// Lua, since Envoy 1.40 has nothing else for it that it calls stable: the
-// custom_response filter is work in progress, outside Envoy's threat model.
-func refuseRedirects(p *protocol) *luav3.Lua {
-	return &luav3.Lua{DefaultSourceCode: inline(`function envoy_on_response(response)
-  local headers = response:headers()
-  local names = {}
-  for name in pairs(headers) do
-    if name:byte(1) ~= 58 then
-      names[#names + 1] = name
-    end
-  end
-  for _, name in ipairs(names) do
-    headers:remove(name)
-  end
-  headers:replace(":status", "502")
-  headers:replace("content-type", ` + strconv.Quote(p.contentType) + `)
-  response:body(true):setBytes(` + strconv.Quote(p.replies.redirect.body(p)) + `)
-end
-`)}
 }

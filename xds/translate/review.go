@@ -30,58 +30,75 @@ var (
 	aiReviewed = reviewed{[]string{"401"}, extprocv3.ProcessingMode_NONE, nil, []string{"authorization", "x-api-key"}}
 )
 
-// answers are the filters that look at a provider's answer. Envoy makes one only for
-// an answer with a status that it is for: what they cost all others is that their
-// status is looked up. Envoy's own answers, the bridge's refusals among them, are left out.
+// review has the bridge look at the answers with which a provider may refuse the
+// bridge's own credential, and replaces those that are refused (refuse.go). These alone reach a
+// filter, which is made only then: what it costs all others is that their status is looked up, 3 % (± 3) of
+// the CPU that a bare Envoy 1.40 takes for a small GET on 16 connections, where a Lua
+// filter takes 12 % and an ext_proc filter that a matcher skips 15 %. Envoy's own
+// answers, the bridge's refusals among them, are left out.
 //
-// The bridge is shown the answers with which a provider may refuse the bridge's own
-// credential. One that is reviewed is held until the bridge has seen all of it. If it is
+// An answer that is reviewed is held until the bridge has seen all of it. If it is
 // longer than Envoy's buffer (bufferLimit), or the bridge does not answer, it is replaced by
 // Envoy's own 503.
-func answers(p *protocol) *compositev3.Composite {
+func review(p *protocol) *compositev3.Composite {
 	var statuses []*predicate
-	for _, status := range p.reviewed.statuses {
-		statuses = append(statuses, statusOf(&xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: status}}))
+	for _, s := range p.reviewed.statuses {
+		statuses = append(statuses, status(s))
 	}
-	list := []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
-		execute(anyOf(statuses...), "review", "envoy.filters.http.ext_proc", reviewer(p)),
-	}
-	if !p.redirects {
-		redirect := statusOf(&xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Prefix{Prefix: "3"}})
-		list = append(list, execute(redirect, "redirect", "envoy.filters.http.lua", refuseRedirects(p)))
+	rules := []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{run("review", "envoy.filters.http.ext_proc", reviewer(p), anyOf(statuses...))}
+	for _, r := range p.refused {
+		for _, f := range p.otherForms {
+			rules = append(rules, run(r.name, "envoy.filters.http.lua", replace(p, r.with, f.errorBody), append(f.asked(), r.when...)...))
+		}
+		rules = append(rules, run(r.name, "envoy.filters.http.lua", replace(p, r.with, p.errorBody), r.when...))
 	}
 	return &compositev3.Composite{Matcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
-		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: list},
+		MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: rules},
 	}}}
 }
 
-// execute has a filter see the provider's answers that a predicate is true of.
-func execute(when *predicate, name, filter string, config proto.Message) *xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
-	local := &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: "false"}}
+// run has a filter see a provider's answer of which all predicates are true.
+func run(name, filter string, config proto.Message, when ...*predicate) *xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
 	return &xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
-		Predicate: all(when, is(&matcherv3.HttpResponseLocalReplyMatchInput{}, local)),
+		Predicate: all(append(when, is(&matcherv3.HttpResponseLocalReplyMatchInput{}, "false"))...),
 		OnMatch: &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
 			Action: extension(name, &compositev3.ExecuteFilterAction{TypedConfig: &corev3.TypedExtensionConfig{
-				Name:        filter,
-				TypedConfig: pack(config),
+				Name: filter, TypedConfig: pack(config),
 			}}),
 		}},
 	}
 }
 
-func statusOf(m *xdsmatcherv3.StringMatcher) *predicate {
-	return is(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: ":status"}, m)
-}
-
 type predicate = xdsmatcherv3.Matcher_MatcherList_Predicate
 
-func is(input proto.Message, value *xdsmatcherv3.StringMatcher) *predicate {
+func is(input proto.Message, value string) *predicate {
+	return matches(input, &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: value}})
+}
+
+func status(code string) *predicate {
+	return is(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: ":status"}, code)
+}
+
+// has is true of an answer with the header.
+func has(header string) *predicate {
+	return matches(&matcherv3.HttpResponseHeaderMatchInput{HeaderName: header}, regex(".*"))
+}
+
+func regex(expression string) *xdsmatcherv3.StringMatcher {
+	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{
+		EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}, Regex: expression,
+	}}}
+}
+
+func not(p *predicate) *predicate {
+	return &predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: p}}
+}
+
+func matches(input proto.Message, value *xdsmatcherv3.StringMatcher) *predicate {
 	return &predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
 		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
-			Input: extension("input", input),
-			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{
-				ValueMatch: value,
-			},
+			Input:   extension("input", input),
+			Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: value},
 		},
 	}}
 }

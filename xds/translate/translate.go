@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -75,6 +76,8 @@ type Input struct {
 	// SystemRoots is the PEM file that endpoints without a CA bundle are verified
 	// against (envoy.SystemRoots). Empty: such endpoints are problems.
 	SystemRoots string
+	// DNS are the servers that names of endpoints are asked of. Empty: the host's.
+	DNS []netip.AddrPort
 	// Certificates are what listeners may be served with, by name. One that no
 	// listener names is not rendered.
 	Certificates map[string]Certificate
@@ -153,7 +156,7 @@ func Render(in Input) (Resources, []Problem) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(merged)) {
 		e := merged[name]
-		m, err := endpointCluster(name, e, in.SystemRoots)
+		m, err := endpointCluster(name, e, in.SystemRoots, in.DNS)
 		if err == nil {
 			err = validate(m)
 		}

@@ -104,7 +104,7 @@ func (k *Keeper) Start(t testing.TB) *keeper.Server {
 	server, err := keeper.New(k.Config)
 	fatal(t, err)
 	creds := identity.ServerTLS(server.Identity(), server.Trust(), keeper.Roles...)
-	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(creds)))
+	g := grpc.NewServer(grpc.Creds(credentials.NewTLS(creds)), grpc.WaitForHandlers(true))
 	server.Register(g)
 	l, err := net.Listen("tcp", k.Addr)
 	if err != nil {
