@@ -11,6 +11,7 @@ ENVOY_VERSION := $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' envoy/*.go)
 VERSITYGW_VERSION := v1.8.0
 MC_VERSION := v0.0.0-20250313080218-cf909e1063a9
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
+PORTKEY_VERSION := 1.15.2
 PIP := python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore --upgrade
 TOOLS := $(CURDIR)/.tools
 GO_TOOL := go tool -modfile=.ci/tools.mod
@@ -18,7 +19,7 @@ GO_TOOL := go tool -modfile=.ci/tools.mod
 .PHONY: help run demo test check bench envoy gen build tools lint unit fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/keybridge, static: with cgo, no_new_privs would reach only some threads
 	CGO_ENABLED=0 go build -trimpath -o bin/keybridge ./cmd/keybridge
@@ -56,9 +57,30 @@ conformance: build envoy tools $(TOOLS)/py/.done $(TOOLS)/conformance/.done $(TO
 soak: build envoy tools ## 20 minutes of mixed load with a change every second: no request fails, no process grows
 	go test -count=1 -v -run '^TestSoak$$' -timeout 40m ./e2e -soak $${SOAK:-20m}
 
-bench: envoy tools ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
+bench: bench-requests bench-scale ## all benchmarks but bench-peers
+
+.PHONY: bench-requests bench-scale bench-peers
+bench-requests: build envoy tools $(TOOLS)/debian/.done ## requests and bodies through Envoy and bridge against plain Envoy, its own signing and a no-op processor: bench.json
+	go run ./e2e/bench/measure requests uploads memory profiles
+
+bench-scale: envoy tools ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
 	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./store/... ./xds/...
 	go test -count=1 -v -bench . -benchtime 1x -timeout 30m ./e2e/bench
+
+bench-peers: build envoy tools $(TOOLS)/debian/.done $(TOOLS)/litellm/.done $(TOOLS)/portkey/.done ## LiteLLM, Portkey, versitygw and nginx against Keybridge on the same provider
+	go run ./e2e/bench/measure peers
+
+# From the distribution, unpacked for those who may not install.
+$(TOOLS)/debian/.done:
+	mkdir -p $(@D)
+	@command -v wrk >/dev/null && command -v nginx >/dev/null || { \
+		command -v apt-get >/dev/null || { echo 'install wrk and nginx from your distribution' >&2; exit 1; }; \
+		cd $(@D) && apt-get download wrk nginx && for p in *.deb; do dpkg -x "$$p" .; done; }
+	touch $@
+
+$(TOOLS)/portkey/.done:
+	npm install --silent --no-fund --no-audit --prefix $(@D) @portkey-ai/gateway@$(PORTKEY_VERSION)
+	touch $@
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	.ci/fuzz.sh $${FUZZTIME:-10s}

@@ -6,6 +6,7 @@ import (
 
 	extprocfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	"google.golang.org/grpc/mem"
 )
 
 // maxPiece is what Envoy recommends at most for one message of a streamed body
@@ -29,9 +30,10 @@ type body struct {
 	decider  BodyDecider
 	server   *Server
 	held     []byte
-	rest     []byte // of the last piece, beyond what may be held
-	complete bool   // held is the whole body
-	last     bool   // no more of the body comes
+	rest     mem.BufferSlice // of the last piece, but for skip bytes, beyond what may be held; lent by the message
+	skip     int
+	complete bool // held is the whole body
+	last     bool // no more of the body comes
 
 	// One of the handler and the timer answers.
 	mu       sync.Mutex
@@ -47,7 +49,7 @@ func (c *call) answerBody() (more bool, err error) {
 	}
 	defer c.watch(b).Stop()
 	for {
-		if err := c.stream.RecvMsg(c.message); err != nil {
+		if err := c.stream.RecvMsg(&c.message); err != nil {
 			b.answer()
 			return false, errEnded
 		}
@@ -100,21 +102,25 @@ func (b *body) answer() bool {
 // take adds the message to the body and asks the protocol. It returns neither a
 // decision nor an error for a message that cannot come here.
 func (c *call) take(b *body) (*Decision, *Error) {
-	switch m := c.message.GetRequest().(type) {
-	case *extprocv3.ProcessingRequest_RequestBody:
-		piece := m.RequestBody.GetBody()
-		n := min(len(piece), c.server.opts.MaxBody-len(b.held))
-		if !b.hold(piece[:n]) {
-			c.server.warnFull()
-			return nil, unavailable(c.protocol)
-		}
-		b.rest, b.last = piece[n:], m.RequestBody.GetEndOfStream()
-		b.complete = b.last && len(b.rest) == 0
-	default:
+	if c.message.number != numRequestBody {
 		// Trailers of the request are among what ends it: once they are answered Envoy
 		// 1.40 sends the provider the whole body a second time (measured).
 		return nil, nil
 	}
+	b.rest, b.skip, b.last = c.message.body, 0, c.message.last
+	for room := c.server.opts.MaxBody - len(b.held); len(b.rest) > 0; b.rest = b.rest[1:] {
+		piece := b.rest[0].ReadOnlyData()
+		n := min(len(piece), room)
+		if !b.hold(piece[:n]) {
+			c.server.warnFull()
+			return nil, unavailable(c.protocol)
+		}
+		if room -= n; n < len(piece) {
+			b.skip = n
+			break
+		}
+	}
+	b.complete = b.last && len(b.rest) == 0
 	d, e := c.decide(b)
 	if e == NeedBody && len(b.held) == c.server.opts.MaxBody {
 		return nil, words(b.decider.TooLarge)
@@ -158,32 +164,36 @@ func (c *call) sendHeld(d *Decision, b *body) error {
 		return err
 	}
 	if d.Body != nil { // the whole body was seen
-		return c.pass(d.Body, true)
+		own := mem.BufferSlice{mem.Copy(d.Body, mem.DefaultBufferPool())} // gRPC sends it later than that is wiped
+		defer own.Free()
+		return c.pass(own, 0, true)
 	}
-	if err := c.pass(b.held, b.complete); err != nil || b.complete {
+	if err := c.pass(mem.BufferSlice{mem.SliceBuffer(b.held)}, 0, b.complete); err != nil || b.complete {
 		return err
 	}
-	return c.pass(b.rest, b.last)
+	return c.pass(b.rest, b.skip, b.last)
 }
 
-// pass sends bytes of the body on, as they came; last closes the body.
-func (c *call) pass(piece []byte, last bool) error {
-	for {
-		n := min(len(piece), maxPiece)
-		if n == 0 && !last {
+// pass sends bytes of the body on, as they came, but for the first skip; last closes
+// the body.
+func (c *call) pass(body mem.BufferSlice, skip int, last bool) error {
+	for p := &c.passed; ; {
+		*p = passed{body: p.body[:0]}
+		for len(body) > 0 && p.size < maxPiece {
+			n := min(body[0].Len()-skip, maxPiece-p.size)
+			if n > 0 {
+				p.body = append(p.body, body[0].Slice(skip, skip+n))
+			}
+			p.size += n
+			if skip += n; skip == body[0].Len() {
+				body, skip = body[1:], 0
+			}
+		}
+		if p.last = last && len(body) == 0; p.size == 0 && !p.last {
 			return nil
 		}
-		end := last && n == len(piece)
-		err := c.stream.Send(&extprocv3.ProcessingResponse{Response: &extprocv3.ProcessingResponse_RequestBody{
-			RequestBody: &extprocv3.BodyResponse{Response: &extprocv3.CommonResponse{BodyMutation: &extprocv3.BodyMutation{
-				Mutation: &extprocv3.BodyMutation_StreamedResponse{StreamedResponse: &extprocv3.StreamedBodyResponse{
-					Body: piece[:n], EndOfStream: end,
-				}},
-			}}},
-		}})
-		if err != nil || end {
+		if err := c.stream.SendMsg(p); err != nil || len(body) == 0 {
 			return err
 		}
-		piece = piece[n:]
 	}
 }

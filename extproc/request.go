@@ -4,8 +4,6 @@ import (
 	"strings"
 	"time"
 	"unsafe"
-
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // Header is one header line. Names are lower-case.
@@ -92,19 +90,6 @@ func (r *Request) add(name, value string) {
 		r.twice = true
 	}
 	*field = value
-}
-
-// set fills r from Envoy's message, without copying: r must be reset before the
-// message is let go. Envoy sends raw_value; value is read for older ones.
-func (r *Request) set(headers []*corev3.HeaderValue, endOfStream bool) {
-	r.EndOfStream = endOfStream
-	for _, h := range headers {
-		value := h.GetValue()
-		if raw := h.GetRawValue(); len(raw) > 0 {
-			value = view(raw)
-		}
-		r.add(h.GetKey(), value)
-	}
 }
 
 // reset empties r and wipes what it held of the answer.

@@ -80,19 +80,19 @@ func (c *call) review(headers *extprocv3.HttpHeaders) error {
 	if !ok {
 		return errFirst
 	}
-	a, err := answerOf(headers, c.message.GetAttributes()[attributesOf])
+	a, err := answerOf(headers, c.message.any.GetAttributes()[attributesOf])
 	if err != nil {
 		return err
 	}
 	goOn := answerGoesOn
-	if !headers.GetEndOfStream() && c.message.GetProtocolConfig().GetResponseBodyMode() != 0 {
+	if !headers.GetEndOfStream() && c.message.any.GetProtocolConfig().GetResponseBodyMode() != 0 {
 		if err := c.stream.Send(answerGoesOn); err != nil {
 			return err
 		}
-		if err := c.stream.RecvMsg(c.message); err != nil {
+		if err := c.stream.RecvMsg(&c.message); err != nil {
 			return errEnded
 		}
-		body := c.message.GetResponseBody()
+		body := c.message.any.GetResponseBody()
 		if body == nil {
 			return errUnexpected
 		}

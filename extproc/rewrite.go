@@ -5,6 +5,7 @@ import (
 	"time"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
+	"google.golang.org/grpc/mem"
 )
 
 // BodyRewriter checks the body of one request as it flows, and may change bytes of
@@ -25,15 +26,11 @@ type BodyRewriter interface {
 	Close()
 }
 
-// smallPiece is what is copied together rather than held by itself, as a client
-// chooses how small its pieces are, and each costs more than its bytes.
-const smallPiece = 4 << 10
-
 // rewriting is a body on its way through a BodyRewriter.
 type rewriting struct {
 	rewriter BodyRewriter
-	held     [][]byte // what arrived and was not passed, without empty pieces
-	room     []byte   // behind the last of held, for small pieces
+	held     []slab // what arrived and was not passed
+	skip     int    // bytes of the first slab that were
 	arrived  int64
 	passed   int64
 	last     bool // all of the body arrived
@@ -69,7 +66,7 @@ func (c *call) answerRewritten(d *Decision) (more bool, err error) {
 	}
 	var ready int64
 	for ready == 0 && !w.last {
-		if err := c.stream.RecvMsg(c.message); err != nil {
+		if err := c.stream.RecvMsg(&c.message); err != nil {
 			return false, errEnded
 		}
 		if ready, err = c.takePiece(); err != nil {
@@ -100,59 +97,70 @@ func (c *call) rewritten() (more bool, err error) {
 // that says may go. The client has its answer if the error is errRefused.
 func (c *call) takePiece() (ready int64, err error) {
 	w := c.rewriting
-	m, ok := c.message.GetRequest().(*extprocv3.ProcessingRequest_RequestBody)
-	if !ok || w.last {
+	if c.message.number != numRequestBody || w.last {
 		return 0, errUnexpected // trailers of the request too: see take
 	}
-	w.last = m.RequestBody.GetEndOfStream()
-	piece := w.hold(m.RequestBody.GetBody())
-	if c.server.held.Add(int64(len(piece))) > c.server.opts.MaxHeld {
+	n, before := c.message.body.Len(), w.arrived
+	w.last = c.message.last
+	w.arrived += int64(n)
+	if c.server.held.Add(int64(n)) > c.server.opts.MaxHeld {
 		c.server.warnFull()
 		return 0, w.refuse(c, unavailable(c.protocol))
 	}
-	ready, e := c.server.rewrite(c.protocol, w, piece)
-	if e != nil {
-		return 0, w.refuse(c, e)
+	ready = w.passed
+	for _, b := range c.message.body {
+		for data := b.ReadOnlyData(); len(data) > 0; {
+			piece := w.hold(data, c.server.slabs)
+			data, n = data[len(piece):], n-len(piece)
+			var e *Error
+			if ready, e = c.server.rewrite(c.protocol, w, piece, w.last && n == 0); e != nil {
+				return 0, w.refuse(c, e)
+			}
+		}
+	}
+	c.message.free()
+	if w.arrived == before {
+		var e *Error
+		if ready, e = c.server.rewrite(c.protocol, w, nil, w.last); e != nil {
+			return 0, w.refuse(c, e)
+		}
 	}
 	return ready, nil
 }
 
 // rewrite is the guard around a rewriter, as decide is around a protocol.
-func (s *Server) rewrite(p Protocol, w *rewriting, piece []byte) (ready int64, e *Error) {
+func (s *Server) rewrite(p Protocol, w *rewriting, piece []byte, complete bool) (ready int64, e *Error) {
 	defer func() {
 		if v := recover(); v != nil {
 			e = s.panicked(p, v)
 		}
 	}()
-	ready, e = w.rewriter.Rewrite(piece, w.last)
-	if e == nil && (ready < w.passed || ready > w.arrived || w.last && ready != w.arrived) {
+	ready, e = w.rewriter.Rewrite(piece, complete)
+	if e == nil && (ready < w.passed || ready > w.arrived || complete && ready != w.arrived) {
 		s.opts.Logger.Error("lets go another part of a body than there is", "protocol", p.Name())
 		e = unavailable(p)
 	}
 	return ready, e
 }
 
-// hold keeps a piece, and returns it as it is kept.
-func (w *rewriting) hold(piece []byte) []byte {
-	n := len(piece)
-	w.arrived += int64(n)
-	switch {
-	case n == 0:
-		return nil
-	case len(w.held) > 0 && n <= len(w.room):
-		last := &w.held[len(w.held)-1]
-		*last = (*last)[:len(*last)+copy(w.room, piece)]
-		piece, w.room = w.room[:n], w.room[n:]
-		return piece
-	case n < smallPiece:
-		b := make([]byte, smallPiece)
-		copy(b, piece)
-		piece, w.room = b[:n], b[n:]
-	default:
-		w.room = nil
+// slab is memory that holds a part of a body, in the order of arrival, and is gRPC's
+// to give back once the last part of it was sent.
+type slab struct {
+	mem.Buffer
+	data []byte // what is in use of it
+}
+
+// hold copies as much of a piece as one slab takes, and returns that as it is kept.
+// The memory in which a message came is not for writing.
+func (w *rewriting) hold(piece []byte, from *slabs) []byte {
+	if n := len(w.held); n == 0 || len(w.held[n-1].data) == slabSize {
+		b := from.Get(slabSize)
+		w.held = append(w.held, slab{mem.NewBuffer(b, from), (*b)[:0]})
 	}
-	w.held = append(w.held, piece)
-	return piece
+	last := &w.held[len(w.held)-1]
+	at := len(last.data)
+	last.data = last.data[:at+min(len(piece), slabSize-at)]
+	return last.data[at : at+copy(last.data[at:], piece)]
 }
 
 // pass sends the provider what it may have.
@@ -165,24 +173,25 @@ func (w *rewriting) pass(c *call, ready int64) error {
 	if w.ended {
 		return errEnded
 	}
-	for {
-		var piece []byte
-		if len(w.held) > 0 {
-			piece = w.held[0][:min(int64(len(w.held[0])), ready-w.passed)]
+	var body mem.BufferSlice
+	n := ready - w.passed
+	for left, skip := n, w.skip; left > 0; skip = 0 {
+		s := w.held[0]
+		m := min(left, int64(len(s.data)-skip))
+		body = append(body, s.Slice(skip, skip+int(m)))
+		left -= m
+		if w.skip = skip + int(m); w.skip == len(s.data) {
+			s.Free()
+			w.held[0] = slab{}
+			w.held, w.skip = w.held[1:], 0
 		}
-		if w.passed += int64(len(piece)); len(piece) > 0 {
-			if w.held[0] = w.held[0][len(piece):]; len(w.held[0]) == 0 {
-				w.held[0] = nil
-				w.held = w.held[1:]
-			}
-		}
-		if err := c.pass(piece, w.last && w.passed == ready); err != nil {
-			return err
-		}
-		c.server.held.Add(-int64(len(piece)))
-		if w.passed == ready {
-			break
-		}
+	}
+	defer body.Free()
+	w.passed = ready
+	err := c.pass(body, 0, w.last)
+	c.server.held.Add(-n) // whether they were sent or not: close takes off what was not passed
+	if err != nil {
+		return err
 	}
 	w.deadline = time.Now().Add(c.server.opts.RewriteTimeout)
 	return nil
@@ -250,5 +259,9 @@ func (w *rewriting) close(s *Server) {
 		w.timer.Stop()
 	}
 	s.held.Add(w.passed - w.arrived)
+	for i := range w.held {
+		w.held[i].Free()
+	}
+	w.held = nil
 	w.rewriter.Close()
 }

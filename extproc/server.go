@@ -12,6 +12,7 @@ import (
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -70,6 +71,7 @@ type Server struct {
 	open      registry
 	held      atomic.Int64 // bytes of bodies
 	warned    atomic.Int64 // that these are too many, Unix seconds
+	slabs     *slabs
 }
 
 // NewServer answers for protocols, by the gRPC :authority that Envoy calls with
@@ -96,7 +98,7 @@ func NewServer(protocols map[string]Protocol, opts Options) *Server {
 	if opts.RewriteTimeout == 0 {
 		opts.RewriteTimeout = 5 * time.Minute
 	}
-	return &Server{protocols: protocols, opts: opts}
+	return &Server{protocols: protocols, opts: opts, slabs: newSlabs()}
 }
 
 // Serve answers on l until ctx ends, then gives streams the drain time and cuts
@@ -106,11 +108,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		// Streams are short and many: workers keep their grown stacks.
 		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))*4),
 		// Envoy limits a request's headers to 60 KiB by default and 8 MiB at most.
+		grpc.ForceServerCodecV2(newCodec()),
+		experimental.BufferPool(s.slabs),
 		grpc.MaxRecvMsgSize(9<<20),
 		grpc.WaitForHandlers(true),
 		grpc.InTapHandle(interruptible),
 		// Fixed, as gRPC otherwise pings for them beside the data of every request.
-		grpc.InitialWindowSize(256<<10),
+		grpc.InitialWindowSize(64<<10),
 		grpc.InitialConnWindowSize(4<<20),
 	)
 	extprocv3.RegisterExternalProcessorServer(g, s)

@@ -16,6 +16,7 @@ var (
 	errStopping   = status.Error(codes.Unavailable, "the bridge is stopping")
 	errProtocol   = status.Error(codes.Unimplemented, "no protocol answers to this authority")
 	errFirst      = status.Error(codes.InvalidArgument, "the first message is not request headers")
+	errHeaders    = status.Error(codes.InvalidArgument, "the request headers are malformed")
 	errNoHeaders  = status.Error(codes.InvalidArgument, "the request headers carry no or repeated pseudo-headers")
 	errNoStatus   = status.Error(codes.InvalidArgument, "the headers of an answer carry no status")
 	errUnexpected = status.Error(codes.InvalidArgument, "a message that cannot come here")
@@ -31,7 +32,8 @@ type call struct {
 	protocol Protocol
 	end      context.CancelFunc // ends the stream with an error
 	x        *exchange
-	message  *extprocv3.ProcessingRequest // the last one received
+	message  message // the last one received
+	passed   passed
 	// ends is server.open.ends from before the protocol saw the headers.
 	ends uint64
 	took time.Duration
@@ -49,27 +51,25 @@ func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error
 	}
 	c := call{
 		server: s, stream: stream, protocol: s.protocol(stream.Context()), end: interrupt(stream.Context()),
-		message: &extprocv3.ProcessingRequest{},
 	}
+	defer c.message.reset()
 	switch {
 	case c.protocol == nil:
 		return errProtocol
 	case c.end == nil:
 		return errServer
 	}
-	if err := stream.RecvMsg(c.message); err != nil {
+	if err := stream.RecvMsg(&c.message); err != nil {
 		// A clean end before the headers is an error too: nothing was decided.
 		return fmt.Errorf("receiving the request headers: %w", err)
 	}
-	if answer := c.message.GetResponseHeaders(); answer != nil {
+	if answer := c.message.any.GetResponseHeaders(); answer != nil {
 		return c.review(answer)
 	}
-	headers := c.message.GetRequestHeaders()
-	if headers == nil {
+	if c.message.number != numRequestHeaders {
 		return errFirst
 	}
 	c.x = exchanges.Get().(*exchange)
-	c.x.request.set(headers.GetHeaders().GetHeaders(), headers.GetEndOfStream())
 	more, err := c.answer()
 	c.x.release() // wipes what the decision held, however long the request lasts
 	if c.open != nil {
@@ -91,6 +91,9 @@ func (s *Server) Process(stream extprocv3.ExternalProcessor_ProcessServer) error
 // the request's body.
 func (c *call) answer() (more bool, err error) {
 	r := &c.x.request
+	if err := r.read(c.message.headers); err != nil {
+		return false, errHeaders
+	}
 	if r.Method == "" || r.Path == "" || r.Authority == "" || r.twice {
 		return false, errNoHeaders
 	}
@@ -157,14 +160,14 @@ var responseTrailersGoOn = &extprocv3.ProcessingResponse{Response: &extprocv3.Pr
 func (c *call) follow(more bool) error {
 	answered := false
 	for {
-		if err := c.stream.RecvMsg(c.message); err != nil {
+		if err := c.stream.RecvMsg(&c.message); err != nil {
 			if errors.Is(err, io.EOF) && !more {
 				return nil // no request is left whose end could be taken for its answer
 			}
 			return errEnded
 		}
-		switch m := c.message.GetRequest().(type) {
-		case *extprocv3.ProcessingRequest_RequestBody:
+		switch c.message.number {
+		case numRequestBody:
 			if !more {
 				return errUnexpected
 			}
@@ -175,11 +178,11 @@ func (c *call) follow(more bool) error {
 				}
 				continue
 			}
-			more = !m.RequestBody.GetEndOfStream()
-			if err := c.pass(m.RequestBody.GetBody(), !more); err != nil {
+			more = !c.message.last
+			if err := c.pass(c.message.body, 0, !more); err != nil {
 				return err
 			}
-		case *extprocv3.ProcessingRequest_ResponseTrailers:
+		case numResponseTrailers:
 			if answered {
 				return errUnexpected
 			}

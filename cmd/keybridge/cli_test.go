@@ -27,6 +27,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("KEYBRIDGE_PROFILE"); dir != "" {
+		profiled(dir)
+		return
+	}
 	code := m.Run()
 	lockedmem.Purge()
 	if dir, err := initialised(); err == nil {

@@ -39,6 +39,7 @@ type Config struct {
 	TLS           string   // CERT.pem,KEY.pem of the S3 and AI listeners; empty for plain HTTP
 	Without       []string // keepers that are not started
 	LogLevel      string   // of all processes; empty for the default
+	Concurrency   int      // Envoy's worker threads; 0: one per core
 	Env           []string // of all processes; nil for the caller's
 	Output        io.Writer
 }
@@ -87,6 +88,9 @@ func Start(config Config) (*Stack, error) {
 	}
 	if config.LogLevel != "" {
 		args = append(args, "--log-level", config.LogLevel)
+	}
+	if config.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(config.Concurrency))
 	}
 	s := &Stack{Config: config, cmd: exec.Command(config.Binary, args...), done: make(chan struct{})}
 	s.cmd.Env = config.Env

@@ -12,7 +12,10 @@ import (
 )
 
 // Bucket is a storage connector to make.
-type Bucket struct{ Name, Bucket, Endpoint, Region, Key, Secret, CA string }
+type Bucket struct {
+	Name, Bucket, Endpoint, Region, Key, Secret, CA string
+	Untried                                         bool // no bridge asks the provider first
+}
 
 // LLM is an AI connector to make.
 type LLM struct {
@@ -75,7 +78,7 @@ func (s *Stack) Tenant(ctx context.Context, e Endpoints, name string) (*Tenant, 
 func (t *Tenant) Bucket(ctx context.Context, b Bucket) (string, error) {
 	return t.CreateBucket(ctx, client.BucketSpec{
 		WorkspaceID: t.Workspace, Name: b.Name, Bucket: b.Bucket, Endpoint: b.Endpoint, Region: b.Region,
-		Key: b.Key, Secret: client.Secret(b.Secret), CACertificate: b.CA,
+		Key: b.Key, Secret: client.Secret(b.Secret), CACertificate: b.CA, SkipValidation: b.Untried,
 	})
 }
 
