@@ -1,6 +1,7 @@
 package extproc
 
 import (
+	"bytes"
 	"sync"
 	"time"
 
@@ -164,9 +165,8 @@ func (c *call) sendHeld(d *Decision, b *body) error {
 		return err
 	}
 	if d.Body != nil { // the whole body was seen
-		own := mem.BufferSlice{mem.Copy(d.Body, mem.DefaultBufferPool())} // gRPC sends it later than that is wiped
-		defer own.Free()
-		return c.pass(own, 0, true)
+		// A copy, as gRPC may not have written it yet when the decision is wiped.
+		return c.pass(mem.BufferSlice{mem.SliceBuffer(bytes.Clone(d.Body))}, 0, true)
 	}
 	if err := c.pass(mem.BufferSlice{mem.SliceBuffer(b.held)}, 0, b.complete); err != nil || b.complete {
 		return err

@@ -79,7 +79,7 @@ const (
 	requestHeadersTimeout = 30 * time.Second
 	// connectionIdle closes connections without requests.
 	connectionIdle = 15 * time.Minute
-	bufferLimit    = 128 << 10
+	bufferLimit    = 256 << 10
 	maxHeadersKiB  = 64
 	maxHeaders     = 200 // S3 metadata is up to 2 KB of x-amz-meta-* headers
 	// What was stored with an object comes back with it, beside the provider's own headers.

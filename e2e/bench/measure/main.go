@@ -16,6 +16,7 @@ import (
 type options struct {
 	rounds, seconds int
 	mib             int
+	only            string
 	out             string // folder of the JSON files
 	binary          string
 	parts           []string
@@ -29,6 +30,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds, of which the median counts")
 	flag.IntVar(&o.seconds, "seconds", 4, "length of one measurement of small requests")
 	flag.IntVar(&o.mib, "mib", 256, "size of each of 64 uploads at once")
+	flag.StringVar(&o.only, "only", "", "measure only configurations whose names hold this, and write nothing")
 	flag.StringVar(&o.out, "out", ".", "folder of bench.json and peers.json")
 	flag.StringVar(&o.binary, "keybridge", "bin/keybridge", "the executable under test")
 	flag.Usage = func() {

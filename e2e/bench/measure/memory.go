@@ -32,6 +32,10 @@ func (h *house) memory(ctx context.Context, size int) (*growth, error) {
 		return nil, err
 	}
 	c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: concurrent}}
+	// A bridge that has just started has not used its code and its heap yet.
+	if _, err := u.send(ctx, c); err != nil {
+		return nil, err
+	}
 	before, err := resident(h.kbBridge)
 	if err != nil {
 		return nil, err

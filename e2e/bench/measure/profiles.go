@@ -43,7 +43,7 @@ func profiles(ctx context.Context, o options) (err error) {
 		if !ok {
 			continue
 		}
-		if err := h.profile(ctx, s, dir, binary, filepath.Join(o.out, "e2e", "bench", "profile-"+kind), time.Duration(o.seconds)*time.Second); err != nil {
+		if err := h.profile(ctx, s, dir, binary, filepath.Join(o.out, "e2e", "bench", "profile-"+kind), 4*time.Duration(o.seconds)*time.Second); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}

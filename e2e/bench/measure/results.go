@@ -117,9 +117,9 @@ func printRows(w io.Writer, rows []row) {
 
 func (b *bodies) print(w io.Writer) {
 	if len(b.Uploads) > 0 {
-		fmt.Fprint(w, "\n| upload | MiB/s | processor's CPU ms |\n|---|---|---|\n")
+		fmt.Fprint(w, "\n| upload | MiB/s | CPU ms: Envoy + processor |\n|---|---|---|\n")
 		for _, u := range b.Uploads {
-			fmt.Fprintf(w, "| %s | %.0f | %.1f |\n", u.Name, u.Rate, u.ProcessorCPU)
+			fmt.Fprintf(w, "| %s | %.0f | %.0f + %.1f |\n", u.Name, u.Rate, u.EnvoyCPU, u.ProcessorCPU)
 		}
 	}
 	if m := b.Memory; m != nil {

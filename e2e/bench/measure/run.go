@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // run does the parts and keeps, of what it does not measure, what the files say.
@@ -37,7 +39,8 @@ func runBench(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	if o.does("requests") {
-		all, err := h.requests(ctx, o, h.subjects())
+		subjects := slices.DeleteFunc(h.subjects(), func(s *subject) bool { return !strings.Contains(s.name, o.only) })
+		all, err := h.requests(ctx, o, subjects)
 		if err != nil {
 			return err
 		}
@@ -45,7 +48,9 @@ func runBench(ctx context.Context, o options) (err error) {
 		for _, m := range all {
 			doc.Rows = append(doc.Rows, m.median().rounded())
 		}
-		requestRatios(all, doc.Ratios)
+		if o.only == "" {
+			requestRatios(all, doc.Ratios)
+		}
 	}
 	if o.does("uploads") {
 		if more.Uploads, err = h.uploads(ctx, o, doc.Ratios); err != nil {
@@ -59,5 +64,8 @@ func runBench(ctx context.Context, o options) (err error) {
 	}
 	doc.print(os.Stdout)
 	more.print(os.Stdout)
+	if o.only != "" {
+		return nil
+	}
 	return errors.Join(save(docPath, &doc), save(morePath, &more))
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -156,15 +157,17 @@ func (u *upload) send(ctx context.Context, c *http.Client) (time.Duration, error
 type uploadTarget struct {
 	name      string
 	upload    *upload
-	processor int // process id; 0: there is none
+	envoy     int // process ids
+	processor int // 0: there is none
 
-	seconds, cpu []float64
+	seconds, envoyCPU, cpu []float64
 }
 
 // uploadRow is what is told of it.
 type uploadRow struct {
 	Name         string  `json:"name"`
 	Rate         float64 `json:"mib_per_s"`
+	EnvoyCPU     float64 `json:"envoy_cpu_ms"`
 	ProcessorCPU float64 `json:"processor_cpu_ms"`
 }
 
@@ -188,19 +191,23 @@ func (h *house) uploads(ctx context.Context, o options, ratios map[string]float6
 		return nil, err
 	}
 	targets := []*uploadTarget{
-		{name: "unsigned, plain Envoy", upload: unsigned.at("http://" + h.ports["plain"] + path)},
-		{name: "unsigned, Keybridge", upload: unsigned, processor: h.kbBridge},
-		{name: "one byte, Keybridge", upload: tiny, processor: h.kbBridge},
-		{name: "signed chunks, no-op echo", upload: chunked.at("http://" + h.ports["echo"] + path), processor: h.noop.pid},
-		{name: "signed chunks, Keybridge", upload: chunked, processor: h.kbBridge},
+		{name: "unsigned, plain Envoy", upload: unsigned.at("http://" + h.ports["plain"] + path), envoy: h.envoy.pid},
+		{name: "unsigned, Keybridge", upload: unsigned, envoy: h.kbEnvoy, processor: h.kbBridge},
+		{name: "one byte, Keybridge", upload: tiny, envoy: h.kbEnvoy, processor: h.kbBridge},
+		{name: "signed chunks, no-op echo", upload: chunked.at("http://" + h.ports["echo"] + path), envoy: h.envoy.pid, processor: h.noop.pid},
+		{name: "signed chunks, Keybridge", upload: chunked, envoy: h.kbEnvoy, processor: h.kbBridge},
 	}
+	targets = slices.DeleteFunc(targets, func(t *uploadTarget) bool { return !strings.Contains(t.name, o.only) })
 	for round := range o.rounds {
 		for _, t := range targets {
 			if err := t.measure(ctx); err != nil {
 				return nil, fmt.Errorf("%s: %w", t.name, err)
 			}
-			fmt.Fprintf(os.Stderr, "round %d %-26s %6.2f s  processor %7.1f ms of CPU\n", round+1, t.name, t.seconds[round], t.cpu[round])
+			fmt.Fprintf(os.Stderr, "round %d %-26s %6.2f s  Envoy %7.1f  processor %7.1f ms of CPU\n", round+1, t.name, t.seconds[round], t.envoyCPU[round], t.cpu[round])
 		}
+	}
+	if o.only != "" {
+		return nil, nil
 	}
 	faster := func(a, b *uploadTarget) float64 { // as a ratio of throughputs
 		var v []float64
@@ -213,30 +220,38 @@ func (h *house) uploads(ctx context.Context, o options, ratios map[string]float6
 	ratios["chunked_vs_duplex_echo"] = faster(targets[4], targets[3])
 	var rows []uploadRow
 	for _, t := range targets {
-		rows = append(rows, uploadRow{t.name, round(mib(t.upload.size)/median(t.seconds), 0), round(median(t.cpu), 2)})
+		rows = append(rows, uploadRow{t.name, round(mib(t.upload.size)/median(t.seconds), 0), round(median(t.envoyCPU), 1), round(median(t.cpu), 2)})
 	}
 	return rows, nil
 }
 
 func (t *uploadTarget) measure(ctx context.Context) error {
-	var pids []int
+	pids := [][]int{{t.envoy}, nil}
 	if t.processor != 0 {
-		pids = append(pids, t.processor)
+		pids[1] = []int{t.processor}
 	}
-	before, err := cpu(pids...)
-	if err != nil {
+	var before, after [2]time.Duration
+	read := func(into *[2]time.Duration) (err error) {
+		for i := range into {
+			if into[i], err = cpu(pids[i]...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := read(&before); err != nil {
 		return err
 	}
 	took, err := t.upload.send(ctx, http.DefaultClient)
 	if err != nil {
 		return err
 	}
-	after, err := cpu(pids...)
-	if err != nil {
+	if err := read(&after); err != nil {
 		return err
 	}
 	t.seconds = append(t.seconds, took.Seconds())
-	t.cpu = append(t.cpu, float64(after-before)/1e6)
+	t.envoyCPU = append(t.envoyCPU, float64(after[0]-before[0])/1e6)
+	t.cpu = append(t.cpu, float64(after[1]-before[1])/1e6)
 	return nil
 }
 
