@@ -63,7 +63,7 @@ bench: bench-requests bench-scale ## all benchmarks but bench-peers
 bench-requests: build envoy tools $(TOOLS)/debian/.done ## requests and bodies through Envoy and bridge against plain Envoy, its own signing and a no-op processor: bench.json
 	go run ./e2e/bench/measure requests uploads memory profiles
 
-bench-scale: envoy tools ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
+bench-scale: envoy tools $(TOOLS)/debian/.done ## Go benchmarks, how fast 20 bridges take a revocation, and a bridge with a million keys
 	go test -run '^$$' -bench . -benchmem ./extproc/... ./keyshare/... ./store/... ./xds/...
 	go test -count=1 -v -bench . -benchtime 1x -timeout 30m ./e2e/bench
 
