@@ -108,5 +108,5 @@ func tool(name string) (string, error) {
 			}
 		}
 	}
-	return "", errors.New(name + " is not installed: install your distribution's package, or run `make bench-tools` on Debian")
+	return "", errors.New(name + " is not installed: install your distribution's package, or run `make bench`, which unpacks it on Debian")
 }
