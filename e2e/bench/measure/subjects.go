@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -114,12 +115,21 @@ func (h *house) check(ctx context.Context, subjects []*subject) error {
 		if err != nil {
 			return err
 		}
-		if err := s.check(ctx, q); err != nil {
+		for end := time.Now().Add(settled); ; { // what was just made is on its way to the bridge
+			if err = s.check(ctx, q); err == nil || time.Now().After(end) {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
 			return fmt.Errorf("%s does not do what it is there for: %w", s.name, err)
 		}
 	}
 	return nil
 }
+
+// settled is how long a configuration may take until it is in force.
+const settled = 10 * time.Second
 
 func (s *subject) check(ctx context.Context, q request) error {
 	req, err := q.http(ctx)
