@@ -46,7 +46,7 @@ unit: envoy tools
 
 .PHONY: e2e
 e2e: build envoy tools $(TOOLS)/py/.done $(TOOLS)/schemathesis/.done ## end to end, with real processes only
-	go test -count=1 -timeout 20m ./e2e
+	go test -count=1 -timeout 30m ./e2e
 	go test -count=1 -timeout 20m -short ./e2e/conformance
 
 .PHONY: conformance

@@ -10,8 +10,9 @@
 // (three keepers, control plane, bridge, Envoy), another Envoy with the configurations
 // that Keybridge is compared with, the frozen no-op processor (command noop), nginx as
 // the provider of small requests, command upstream as that of uploads. Both Envoys have
-// one worker, every Go process of Keybridge and the no-op GOMAXPROCS=1. Then, in
-// interleaved rounds of which the median counts:
+// one worker, every Go process of Keybridge and the no-op GOMAXPROCS=1. The Envoys have
+// one core, all others together another. Then, in interleaved rounds of which the median
+// counts:
 //
 //   - small requests by wrk, with 1 and 16 connections: the GetObject that AWS's SDK
 //     makes, and the chat that OpenAI's client for Python makes. CPU time is read from

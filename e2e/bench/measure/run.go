@@ -38,6 +38,9 @@ func runBench(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
+	if err := h.pin(); err != nil {
+		return err
+	}
 	if o.does("requests") {
 		subjects := slices.DeleteFunc(h.subjects(), func(s *subject) bool { return !strings.Contains(s.name, o.only) })
 		all, err := h.requests(ctx, o, subjects)
