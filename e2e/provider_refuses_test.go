@@ -5,11 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,21 +38,11 @@ func (w *world) adminS3(t *testing.T, args ...string) {
 // authFailures is what the bridge counts of a code.
 func (w *world) authFailures(t *testing.T, protocol, code string) int {
 	t.Helper()
-	res, err := http.Get(w.endpoints.Health + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(fmt.Sprintf(`keybridge_provider_auth_failures_total\{code=%q,protocol=%q\} (\d+)`, code, protocol)).FindSubmatch(text)
-	if m == nil {
+	n, ok := w.metrics(t)[fmt.Sprintf("keybridge_provider_auth_failures_total{code=%q,protocol=%q}", code, protocol)]
+	if !ok {
 		t.Fatalf("no number for %s, %s", protocol, code)
 	}
-	n, _ := strconv.Atoi(string(m[1]))
-	return n
+	return int(n)
 }
 
 // awaitStatus waits until the bridge's picture of a connector is as wanted.

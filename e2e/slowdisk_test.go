@@ -4,15 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"keybridge/e2e/proc"
 )
 
 // slowDisk is a disk that takes its time, as one process sees it: every fsync(2) and
@@ -72,15 +72,11 @@ func slowDown(t *testing.T, pid int, delay time.Duration) (d *slowDisk, undo fun
 func (d *slowDisk) attach(pid int) error {
 	for found := true; found; {
 		found = false
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		threads, err := proc.Threads(pid)
 		if err != nil {
 			return err
 		}
-		for _, task := range tasks {
-			tid, err := strconv.Atoi(filepath.Base(task))
-			if err != nil {
-				return err
-			}
+		for _, tid := range threads {
 			if _, known := d.threads[tid]; known {
 				continue
 			}

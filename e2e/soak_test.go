@@ -6,12 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"keybridge/e2e/proc"
 	"keybridge/e2e/stack"
 	"keybridge/keyshare/keeper/keepertest"
 )
@@ -50,24 +50,14 @@ func (p *soaked) look(ctx context.Context, t *testing.T) {
 	p.samples = append(p.samples, s)
 }
 
-// resident is the VmRSS of a process, in bytes (proc_pid_status(5)).
+// resident is the memory of a process that is in RAM, in bytes.
 func resident(t *testing.T, pid int) float64 {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := proc.Resident(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); f[0] == "VmRSS:" {
-			kib, err := strconv.ParseFloat(f[1], 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kib * 1024
-		}
-	}
-	t.Fatalf("process %d has ended", pid)
-	return 0
+	return float64(n)
 }
 
 func goroutines(ctx context.Context, t *testing.T, address string) float64 {

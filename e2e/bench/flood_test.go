@@ -20,8 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"golang.org/x/sys/unix"
 
+	"keybridge/e2e/proc"
 	"keybridge/e2e/provider"
 	"keybridge/e2e/stack"
 )
@@ -112,16 +112,12 @@ func (f *flooded) ask(b *testing.B, name string, q asked, connections int, every
 	return a
 }
 
-// cpu is the time that Envoy and the bridge have had, by their CPU clocks
-// (clock_getcpuclockid(3); the clock's number is the kernel's CPUCLOCK_SCHED).
-func (f *flooded) cpu(b *testing.B) (sum time.Duration) {
+// cpu is the time that Envoy and the bridge have had.
+func (f *flooded) cpu(b *testing.B) time.Duration {
 	b.Helper()
-	for _, pid := range f.pids {
-		var t unix.Timespec
-		must(b, unix.ClockGettime(int32(^pid<<3|2), &t))
-		sum += time.Duration(t.Nano())
-	}
-	return sum
+	t, err := proc.CPU(f.pids...)
+	must(b, err)
+	return t
 }
 
 // BenchmarkFlood refuses unknown keys and bad signatures, first for what that costs, then
@@ -170,12 +166,8 @@ func startFlooded(b *testing.B) (f *flooded, good, floods map[string]asked) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
-	wrk, err := exec.LookPath("wrk")
-	if err != nil { // or where make unpacks it
-		root, err := provider.ModuleRoot()
-		must(b, err)
-		wrk = filepath.Join(root, ".tools", "debian", "usr", "bin", "wrk")
-	}
+	wrk, err := provider.FromDistribution("wrk")
+	must(b, err)
 	dir, err := os.MkdirTemp("", "kb-")
 	must(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })

@@ -21,8 +21,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -32,6 +30,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 
+	"keybridge/e2e/proc"
 	"keybridge/extproc/bridge"
 	"keybridge/extproc/grant"
 	"keybridge/keyshare"
@@ -296,14 +295,12 @@ func cpu(b testing.TB) time.Duration {
 }
 
 // resident is what the kernel counts, once nothing is left to be collected.
-func resident(b testing.TB) int {
+func resident(b testing.TB) int64 {
 	b.Helper()
 	debug.FreeOSMemory()
-	raw, err := os.ReadFile("/proc/self/statm")
+	n, err := proc.Resident(os.Getpid())
 	must(b, err)
-	pages, err := strconv.Atoi(strings.Fields(string(raw))[1])
-	must(b, err)
-	return pages * os.Getpagesize()
+	return n
 }
 
 // BenchmarkReadyKeepers is from nothing to ready with three keepers and no record.

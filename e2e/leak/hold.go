@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keybridge/e2e/proc"
 )
 
 // AtExit ends a process with a signal and holds it where it is about to give its
@@ -87,13 +87,8 @@ func (t *tracer) run(ctx context.Context, signal unix.Signal, ended func() bool,
 	return nil
 }
 
-func (t *tracer) threads() (all []int) {
-	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", t.pid))
-	for _, p := range paths {
-		if id, err := strconv.Atoi(filepath.Base(p)); err == nil {
-			all = append(all, id)
-		}
-	}
+func (t *tracer) threads() []int {
+	all, _ := proc.Threads(t.pid) // none, if it has ended
 	return all
 }
 

@@ -45,3 +45,20 @@ func launch(cmd *exec.Cmd, dir string, grace time.Duration) (*process, error) {
 func newCredential() (access, secret string) {
 	return "PROVIDER" + rand.Text()[:12], rand.Text() + rand.Text()[:14]
 }
+
+// FromDistribution finds a program that comes from the distribution: in PATH, or where
+// `make` unpacks it for those who may not install.
+func FromDistribution(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	if root, err := ModuleRoot(); err == nil {
+		for _, dir := range []string{"bin", "sbin"} {
+			path := filepath.Join(root, ".tools", "debian", "usr", dir, name)
+			if isFile(path) {
+				return path, nil
+			}
+		}
+	}
+	return "", errors.New(name + " is not installed: install your distribution's package, or run `make bench`, which unpacks it on Debian")
+}

@@ -163,7 +163,7 @@ func (h *house) startProviders(ctx context.Context) error {
 	if _, err := h.run("upstream", nil, binary, h.bulk); err != nil {
 		return err
 	}
-	nginx, err := tool("nginx")
+	nginx, err := provider.FromDistribution("nginx")
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"keybridge/e2e/proc"
 )
 
 const concurrent = 64
@@ -36,7 +38,7 @@ func (h *house) memory(ctx context.Context, size int) (*growth, error) {
 	if _, err := u.send(ctx, c); err != nil {
 		return nil, err
 	}
-	before, err := resident(h.kbBridge)
+	before, err := proc.Resident(h.kbBridge)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +63,7 @@ func (h *house) memory(ctx context.Context, size int) (*growth, error) {
 			running = false
 		case <-tick.C:
 		}
-		now, err := resident(h.kbBridge)
+		now, err := proc.Resident(h.kbBridge)
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"keybridge/e2e/proc"
 	"keybridge/e2e/provider"
 )
 
@@ -65,7 +66,7 @@ func (h *house) startPeers(ctx context.Context) ([]*peer, error) {
 		return func(ctx context.Context) (request, error) { return h.getObject(ctx, "http://"+address) }
 	}
 
-	nginx, err := tool("nginx")
+	nginx, err := provider.FromDistribution("nginx")
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +249,7 @@ func (h *house) timePeer(ctx context.Context, p *peer, n int, d time.Duration) (
 	if err != nil {
 		return peersRow{}, err
 	}
-	before, err := cpu(pids...)
+	before, err := proc.CPU(pids...)
 	if err != nil {
 		return peersRow{}, err
 	}
@@ -256,7 +257,7 @@ func (h *house) timePeer(ctx context.Context, p *peer, n int, d time.Duration) (
 	if err != nil {
 		return peersRow{}, fmt.Errorf("%s: %w", p.name, err)
 	}
-	after, err := cpu(pids...)
+	after, err := proc.CPU(pids...)
 	if err != nil {
 		return peersRow{}, err
 	}

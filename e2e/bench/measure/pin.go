@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"keybridge/e2e/proc"
 )
 
 // pin gives both Envoys a core of their own and everything else that was started, wrk to
@@ -30,15 +30,11 @@ func keepOn(core int, pids ...int) error {
 	var set unix.CPUSet
 	set.Set(core)
 	for _, pid := range pids {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
+		threads, err := proc.Threads(pid)
 		if err != nil {
 			return err
 		}
-		for _, thread := range threads {
-			id, err := strconv.Atoi(filepath.Base(thread))
-			if err != nil {
-				return err
-			}
+		for _, id := range threads {
 			if err := unix.SchedSetaffinity(id, &set); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("process %d: core %d: %w", pid, core, err)
 			}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // grace is how long a process may take to stop before it is killed.
@@ -64,21 +62,6 @@ func start(dir, name string, env []string, binary string, args ...string) (*proc
 	return p, nil
 }
 
-// cpu is the time that processes have had on all cores, by their CPU clocks, which
-// count nanoseconds: /proc/PID/stat counts hundredths of a second
-// (clock_getcpuclockid(3); the clock's number is the kernel's CPUCLOCK_SCHED).
-func cpu(pids ...int) (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range pids {
-		var t unix.Timespec
-		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
-			return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
-		}
-		sum += time.Duration(t.Nano())
-	}
-	return sum, nil
-}
-
 // tree is a process and all below it.
 func tree(root int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -109,14 +92,4 @@ func tree(root int) ([]int, error) {
 		}
 	}
 	return all, nil
-}
-
-// resident is the memory of a process that is in RAM, in bytes.
-func resident(pid int) (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0, err
-	}
-	pages, err := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
 }

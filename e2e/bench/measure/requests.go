@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"keybridge/e2e/proc"
 )
 
 // row is a line of bench.json.
@@ -97,7 +99,7 @@ func (h *house) time(ctx context.Context, s *subject, connections int, d time.Du
 	var before, after []time.Duration
 	read := func(into *[]time.Duration) error {
 		for _, pid := range pids {
-			t, err := cpu(pid)
+			t, err := proc.CPU(pid)
 			if err != nil {
 				return err
 			}

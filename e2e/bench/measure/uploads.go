@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"keybridge/e2e/proc"
 	"keybridge/e2e/provider"
 	"keybridge/extproc/protocoltest"
 )
@@ -233,7 +234,7 @@ func (t *uploadTarget) measure(ctx context.Context) error {
 	var before, after [2]time.Duration
 	read := func(into *[2]time.Duration) (err error) {
 		for i := range into {
-			if into[i], err = cpu(pids[i]...); err != nil {
+			if into[i], err = proc.CPU(pids[i]...); err != nil {
 				return err
 			}
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -70,7 +69,7 @@ end
 // drive sends q over so many connections. An answer that is not a 2xx, and any
 // other error, is an error: what is wrong must not be timed.
 func drive(ctx context.Context, dir string, q request, connections int, d time.Duration) (driven, error) {
-	wrk, err := tool("wrk")
+	wrk, err := provider.FromDistribution("wrk")
 	if err != nil {
 		return driven{}, err
 	}
@@ -92,21 +91,4 @@ func drive(ctx context.Context, dir string, q request, connections int, d time.D
 		return driven{}, fmt.Errorf("wrk: %d of %d requests failed:\n%s", l.Errors, l.Requests, out)
 	}
 	return l, nil
-}
-
-// tool finds a program that comes from the distribution: in PATH, or where `make`
-// unpacks it for those who may not install.
-func tool(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	if root, err := provider.ModuleRoot(); err == nil {
-		for _, dir := range []string{"bin", "sbin"} {
-			path := filepath.Join(root, ".tools", "debian", "usr", dir, name)
-			if _, err := os.Stat(path); err == nil {
-				return path, nil
-			}
-		}
-	}
-	return "", errors.New(name + " is not installed: install your distribution's package, or run `make bench`, which unpacks it on Debian")
 }
